@@ -1,0 +1,1 @@
+"""The field's benchmarks: datasets, runs, speed and reports."""

@@ -1,0 +1,1 @@
+"""The trainer that made the bundled models."""
