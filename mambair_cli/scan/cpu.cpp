@@ -1,0 +1,193 @@
+// Python's door to the CPU kernels: choice of instruction set, division of the work, nothing else.
+// Shapes and dtypes are checked in cpu.py; here arrays are trusted.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cpu_kernel.hpp"
+#include "parallel.hpp"
+
+namespace nb = nanobind;
+using Array = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Maybe = std::optional<Array>;
+
+namespace {
+
+std::vector<const Kernels*> available() {
+  std::vector<const Kernels*> found;
+#if defined(MAMBAIR_X86)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    found.push_back(&avx512::kernels);
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+    found.push_back(&avx2::kernels);
+#endif
+  found.push_back(&portable::kernels);
+  return found;
+}
+
+const Kernels* active = available().front();
+
+void use(const std::string& name) {
+  for (const Kernels* k : available())
+    if (name == k->name) {
+      active = k;
+      return;
+    }
+  throw nb::value_error(("this machine cannot run the '" + name + "' kernel").c_str());
+}
+
+std::vector<std::string> names() {
+  std::vector<std::string> out;
+  for (const Kernels* k : available()) out.push_back(k->name);
+  return out;
+}
+
+template <class T>
+T* pointer(const Maybe& a) {
+  return a ? (T*)a->data() : nullptr;
+}
+
+Dtype dtype_of(const Array& a) {
+  return a.dtype().bits == 32 ? Dtype::float32 : Dtype::bfloat16;
+}
+
+// u, delta (batch, length, channels) shared by the directions, or (batch, length, directions, channels);
+// proj (batch, length, directions, rank + 2 states); orders (directions, steps) or (batch, directions, steps).
+Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe& dt_weight, const Maybe& dt_bias,
+              const Array& A, const Maybe& D, const Maybe& orders, bool softplus) {
+  Scan s{};
+  s.batch = int(u.shape(0));
+  s.length = int(u.shape(1));
+  s.directions = int(A.shape(0));
+  s.channels = int(A.shape(1));
+  s.states = int(A.shape(2));
+  s.rank = dt_weight ? int(dt_weight->shape(2)) : 0;
+  s.dtype = dtype_of(u);
+  s.u = u.data();
+  s.delta = pointer<void>(delta);
+  s.proj = proj.data();
+  const bool shared = u.ndim() == 3;
+  s.u_row = shared ? s.channels : int64_t(s.directions) * s.channels;
+  s.u_direction = shared ? 0 : s.channels;
+  s.u_batch = s.length * s.u_row;
+  s.proj_direction = s.rank + 2 * s.states;
+  s.proj_row = s.proj_direction * s.directions;
+  s.proj_batch = s.proj_row * s.length;
+  s.dt_weight = pointer<float>(dt_weight);
+  s.dt_bias = pointer<float>(dt_bias);
+  s.A = (const float*)A.data();
+  s.D = pointer<float>(D);
+  s.orders = pointer<int32_t>(orders);
+  s.steps = orders ? int(orders->shape(orders->ndim() - 1)) : s.length;
+  s.orders_direction = s.steps;
+  s.orders_batch = orders && orders->ndim() == 3 ? int64_t(s.directions) * s.steps : 0;
+  s.softplus = softplus;
+  return s;
+}
+
+// y (halves, batch, length, channels): each half sums half of the directions, so that a narrow network still has
+// work for all threads; the caller adds the halves. Or (1, batch, directions, length, channels), one each.
+void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
+             bool softplus, Array y, bool reduce, int threads) {
+  const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
+  const Kernels& kernel = *active;
+  const int64_t plane = int64_t(s.length) * s.channels;
+  const int blocks = (s.channels + kernel.width - 1) / kernel.width;
+  const int parts = reduce ? int(y.shape(0)) : s.directions;
+  float* out = (float*)y.data();
+  nb::gil_scoped_release release;
+  parallel::run(s.batch * blocks * parts, threads, [&](int task) {
+    const int part = task % parts, block = task / parts % blocks, b = task / parts / blocks;
+    Output o{};
+    o.y_row = s.channels;
+    o.y = reduce ? out + int64_t(part) * s.batch * plane : out;
+    o.y_batch = reduce ? plane : plane * s.directions;
+    o.y_direction = reduce ? 0 : plane;
+    const int from = reduce ? part * s.directions / parts : part;
+    const int to = reduce ? (part + 1) * s.directions / parts : part + 1;
+    for (int k = from; k < to; k++) kernel.scan_forward(s, o, b, k, block * kernel.width);
+  });
+}
+
+// Gradients of everything, float32 and zeroed by the caller. g_proj (groups, batch, length, directions, row) and the
+// parameters' (batch, ...) have one copy for each set of tasks that would otherwise write to the same place;
+// summing them in order keeps the result independent of the number of threads.
+void backward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
+              bool softplus, Array gy, Array g_u, Maybe g_delta, Array g_proj, Maybe g_dt_weight, Array g_dt_bias,
+              Array g_A, Array g_D, bool reduced, int threads) {
+  const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
+  const Kernels& kernel = *active;
+  const int blocks = (s.channels + kernel.width - 1) / kernel.width, groups = int(g_proj.shape(0));
+  const int64_t rows = int64_t(s.directions) * s.channels, plane = int64_t(s.length) * s.channels;
+  nb::gil_scoped_release release;
+  parallel::run(s.batch * groups, threads, [&](int task) {
+    const int group = task % groups, b = task / groups;
+    Gradients g{};
+    g.y = (const float*)gy.data();
+    g.y_row = s.channels;
+    g.y_batch = reduced ? plane : plane * s.directions;
+    g.y_direction = reduced ? 0 : plane;
+    g.u = (float*)g_u.data();
+    g.delta = pointer<float>(g_delta);
+    g.proj = (float*)g_proj.data() + int64_t(group) * s.batch * s.proj_batch;
+    g.dt_weight = s.rank ? pointer<float>(g_dt_weight) + b * rows * s.rank : nullptr;
+    g.dt_bias = (float*)g_dt_bias.data() + b * rows;
+    g.A = (float*)g_A.data() + b * rows * s.states;
+    g.D = (float*)g_D.data() + b * rows;
+    for (int block = group * blocks / groups; block < (group + 1) * blocks / groups; block++)
+      for (int k = 0; k < s.directions; k++) kernel.scan_backward(s, g, b, k, block * kernel.width);
+  });
+}
+
+// x (batch, height, width, channels) whose pixels lie x_row apart
+void depthwise(nb::ndarray<nb::device::cpu> x, int64_t x_row, Array weight, Array bias, Array y, int threads) {
+  const Kernels& kernel = *active;
+  const Depthwise d{int(x.shape(0)), int(x.shape(1)), int(x.shape(2)), int(x.shape(3)),
+                    x.dtype().bits == 32 ? Dtype::float32 : Dtype::bfloat16, x.data(), x_row,
+                    (const float*)weight.data(), (const float*)bias.data(), y.data()};
+  const int band = 8, bands = (d.height + band - 1) / band;
+  nb::gil_scoped_release release;
+  parallel::run(d.batch * bands, threads, [&](int task) {
+    const int begin = task % bands * band;
+    kernel.depthwise(d, task / bands, begin, std::min(begin + band, d.height));
+  });
+}
+
+// y (rows, channels), z (rows, channels) whose rows lie z_row apart
+void norm_gate(Array y, nb::ndarray<nb::device::cpu> z, int64_t z_row, Array weight, Array bias, float eps, Array out,
+               int threads) {
+  const Kernels& kernel = *active;
+  const NormGate g{int64_t(y.shape(0)), int(y.shape(1)), dtype_of(y), y.data(), z.data(), z_row,
+                   (const float*)weight.data(), (const float*)bias.data(), eps, out.data()};
+  const int64_t band = 512;
+  nb::gil_scoped_release release;
+  parallel::run(int((g.rows + band - 1) / band), threads, [&](int task) {
+    kernel.norm_gate(g, task * band, std::min((task + 1) * band, g.rows));
+  });
+}
+
+}  // namespace
+
+NB_MODULE(_cpu, m) {
+  m.def("names", &names, "Instruction sets this machine can run, best first.");
+  m.def("use", &use, "Choose an instruction set by name (tests and doctor).");
+  m.def("active", [] { return std::string(active->name); });
+  m.def("shares_openmp", [] { return parallel::find_gomp() != nullptr; });
+  m.def("forward", &forward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
+        nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
+  m.def("backward", &backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
+        nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+        nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
+  m.def("depthwise", &depthwise);
+  m.def("norm_gate", &norm_gate);
+}

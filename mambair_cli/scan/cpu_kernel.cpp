@@ -1,0 +1,339 @@
+// The selective scan over one block of W channels of one sequence, state in registers.
+// Compiled once per instruction set; see CMakeLists.txt.
+#include "cpu_kernel.hpp"
+
+#include <vector>
+
+#include "simd.hpp"
+
+namespace MAMBAIR_ISA {
+namespace {
+
+constexpr int CHUNK = 32;  // steps whose dt is prepared before the recurrence runs over them
+constexpr int MAX_STATES = 64, MAX_RANK = 64;
+constexpr int AHEAD = 12;  // steps of prefetch: an order may jump a row of the image at every step
+
+// Parameters of one direction for one block of channels, transposed to one vector per state or rank.
+struct Block {
+  int lanes;
+  vf bias, D;
+  vf A[MAX_STATES], weight[MAX_RANK];
+
+  Block(const Scan& s, int k, int first) : lanes(s.channels - first < W ? s.channels - first : W) {
+    const size_t row = size_t(k) * s.channels + first;
+    bias = s.dt_bias ? load(s.dt_bias + row, lanes) : vf{};
+    D = s.D ? load(s.D + row, lanes) : vf{};
+    for (int n = 0; n < s.states; n++) A[n] = gather(s.A + row * s.states + n, s.states);
+    for (int r = 0; r < s.rank; r++) weight[r] = gather(s.dt_weight + row * s.rank + r, s.rank);
+  }
+
+  vf gather(const float* p, int stride) const {
+    vf v{};
+    for (int i = 0; i < lanes; i++) v[i] = p[size_t(i) * stride];
+    return v;
+  }
+};
+
+// Where one sequence lies: position of step t, and rows of u and proj at a position.
+template <class T>
+struct Sequence {
+  const T *u, *delta, *proj;
+  const int32_t* order;
+  int64_t u_row, proj_row;
+  int steps;
+
+  Sequence(const Scan& s, int b, int k, int first)
+      : u((const T*)s.u + b * s.u_batch + k * s.u_direction + first),
+        delta(s.delta ? (const T*)s.delta + b * s.u_batch + k * s.u_direction + first : nullptr),
+        proj((const T*)s.proj + b * s.proj_batch + k * s.proj_direction),
+        order(s.orders ? s.orders + b * s.orders_batch + k * s.orders_direction : nullptr),
+        u_row(s.u_row), proj_row(s.proj_row), steps(s.steps) {}
+
+  int position(int t) const { return order ? order[t] : t; }
+
+  void prefetch(int t, int bytes) const {
+    if (t >= steps) return;
+    const int64_t l = position(t);
+    if (l < 0) return;
+    __builtin_prefetch(u + l * u_row);
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)(proj + l * proj_row) + i);
+  }
+};
+
+// dt, dt u and the [low-rank | B | C] rows of up to CHUNK steps.
+template <class T>
+struct Chunk {
+  vf dt[CHUNK], u[CHUNK], e[CHUNK], raw[CHUNK];
+  int position[CHUNK];
+  const float* row[CHUNK];
+  float rows[CHUNK][MAX_RANK + 2 * MAX_STATES];  // for pads and for inputs that are not float32
+
+  void prepare(const Scan& s, const Sequence<T>& q, const Block& block, int begin, int count) {
+    const int size = s.rank + 2 * s.states;
+    for (int i = 0; i < count; i++) {
+      q.prefetch(begin + i + AHEAD, size * int(sizeof(T)));
+      const int64_t l = position[i] = q.position(begin + i);
+      vf t = block.bias;
+      if (l < 0) {
+        std::memset(rows[i], 0, size_t(size) * 4);
+        row[i] = rows[i];
+        u[i] = vf{};
+      } else {
+        row[i] = floats(q.proj + l * q.proj_row, rows[i], size);
+        u[i] = load(q.u + l * q.u_row, block.lanes);
+        if (q.delta) t += load(q.delta + l * q.u_row, block.lanes);
+        vf t2{};
+        int r = 0;
+        for (; r + 1 < s.rank; r += 2) {
+          t += block.weight[r] * row[i][r];
+          t2 += block.weight[r + 1] * row[i][r + 1];
+        }
+        if (r < s.rank) t += block.weight[r] * row[i][r];
+        t += t2;
+      }
+      raw[i] = t;
+    }
+    for (int i = 0; i < count; i++) dt[i] = s.softplus ? softplus(raw[i], e[i]) : raw[i];
+  }
+
+  static const float* floats(const float* p, float*, int) { return p; }
+  static const float* floats(const bf16* p, float* out, int size) {
+    for (int i = 0; i < size; i++) out[i] = to_float(p[i]);
+    return out;
+  }
+};
+
+// N > 0 is the number of states known at compile time; 0 reads it at run time.
+template <class T, int N>
+void forward(const Scan& s, const Output& out, int b, int k, int first) {
+  const int states = N ? N : s.states;
+  const Block block(s, k, first);
+  const Sequence<T> q(s, b, k, first);
+  Chunk<T> chunk;
+  vf h[N ? N : MAX_STATES], a[N ? N : MAX_STATES];
+  for (int n = 0; n < states; n++) h[n] = vf{}, a[n] = block.A[n] * LOG2E;
+  float* y = out.y + b * out.y_batch + k * out.y_direction + first;
+  for (int begin = 0; begin < s.steps; begin += CHUNK) {
+    const int count = s.steps - begin < CHUNK ? s.steps - begin : CHUNK;
+    chunk.prepare(s, q, block, begin, count);
+    for (int i = 0; i < count; i++) {
+      const vf dt = chunk.dt[i], du = dt * chunk.u[i];
+      const float *B = chunk.row[i] + s.rank, *C = B + states;
+      vf even = block.D * chunk.u[i], odd = vf{};
+#pragma GCC unroll 16
+      for (int n = 0; n < states; n++) {
+        h[n] = exp2_negative(dt * a[n]) * h[n] + du * B[n];
+        (n & 1 ? odd : even) += h[n] * C[n];
+      }
+      const int64_t l = chunk.position[i];
+      if (l < 0) continue;
+      float* p = y + l * out.y_row;
+      store(p, load(p, block.lanes) + (even + odd), block.lanes);
+    }
+  }
+}
+
+template <class T>
+void forward_states(const Scan& s, const Output& out, int b, int k, int first) {
+  switch (s.states) {
+    case 8: return forward<T, 8>(s, out, b, k, first);
+    case 10: return forward<T, 10>(s, out, b, k, first);
+    case 16: return forward<T, 16>(s, out, b, k, first);
+    default: return forward<T, 0>(s, out, b, k, first);
+  }
+}
+
+void scan_forward(const Scan& s, const Output& out, int b, int k, int first) {
+  if (s.dtype == Dtype::float32)
+    forward_states<float>(s, out, b, k, first);
+  else
+    forward_states<bf16>(s, out, b, k, first);
+}
+
+// Recomputes from states kept at the start of every chunk: memory O(steps * states / CHUNK) per block.
+template <class T, int N>
+void backward(const Scan& s, const Gradients& grad, int b, int k, int first) {
+  constexpr int SIZE = N ? N : MAX_STATES;
+  const int states = N ? N : s.states;
+  const Block block(s, k, first);
+  const Sequence<T> q(s, b, k, first);
+  static thread_local Chunk<T> chunk;
+  static thread_local vf history[CHUNK + 1][SIZE], decay[CHUNK][SIZE], partial[MAX_RANK + 2 * MAX_STATES];
+  std::vector<vf> kept(size_t((s.steps + CHUNK - 1) / CHUNK) * states);
+
+  auto replay = [&](int count, vf* h, bool keep) {
+    for (int i = 0; i < count; i++) {
+      const vf dt = chunk.dt[i], du = dt * chunk.u[i];
+      const float* B = chunk.row[i] + s.rank;
+#pragma GCC unroll 16
+      for (int n = 0; n < states; n++) {
+        const vf a = exp2_negative(dt * (block.A[n] * LOG2E));
+        h[n] = a * h[n] + du * B[n];
+        if (keep) decay[i][n] = a, history[i + 1][n] = h[n];
+      }
+    }
+  };
+
+  vf h[SIZE];
+  for (int n = 0; n < states; n++) h[n] = vf{};
+  for (int begin = 0, c = 0; begin < s.steps; begin += CHUNK, c++) {
+    for (int n = 0; n < states; n++) kept[size_t(c) * states + n] = h[n];
+    if (begin + CHUNK >= s.steps) break;
+    chunk.prepare(s, q, block, begin, CHUNK);
+    replay(CHUNK, h, false);
+  }
+
+  vf dh[SIZE], dA[SIZE], d_weight[MAX_RANK], d_bias{}, dD{};
+  for (int n = 0; n < states; n++) dh[n] = dA[n] = vf{};
+  for (int r = 0; r < s.rank; r++) d_weight[r] = vf{};
+  const float* gy = grad.y + b * grad.y_batch + k * grad.y_direction + first;
+  const int64_t u_offset = b * s.u_batch + k * s.u_direction + first;
+  float* g_proj = grad.proj + b * s.proj_batch + k * s.proj_direction;
+  const int size = s.rank + 2 * states;
+
+  for (int c = (s.steps - 1) / CHUNK; c >= 0; c--) {
+    const int begin = c * CHUNK, count = s.steps - begin < CHUNK ? s.steps - begin : CHUNK;
+    for (int n = 0; n < states; n++) history[0][n] = h[n] = kept[size_t(c) * states + n];
+    chunk.prepare(s, q, block, begin, count);
+    replay(count, h, true);
+    for (int i = count - 1; i >= 0; i--) {
+      const int64_t l = chunk.position[i];
+      const vf dt = chunk.dt[i], u = chunk.u[i], du = dt * u;
+      const vf g = l < 0 ? vf{} : load(gy + l * grad.y_row, block.lanes);
+      const float *B = chunk.row[i] + s.rank, *C = B + states;
+      vf d_du{}, d_dt{};
+#pragma GCC unroll 16
+      for (int n = 0; n < states; n++) {
+        dh[n] += g * C[n];
+        partial[s.rank + n] = dh[n] * du;
+        partial[s.rank + states + n] = g * history[i + 1][n];
+        d_du += dh[n] * B[n];
+        dh[n] *= decay[i][n];
+        const vf through = dh[n] * history[i][n];
+        d_dt += through * block.A[n];
+        dA[n] += through * dt;
+      }
+      d_dt += d_du * u;
+      const vf d_raw = s.softplus ? d_dt * sigmoid(chunk.raw[i], chunk.e[i]) : d_dt;
+      d_bias += d_raw;
+      if (l < 0) continue;
+      dD += u * g;
+      float* gu = grad.u + u_offset + l * s.u_row;
+      store(gu, load(gu, block.lanes) + (d_du * dt + block.D * g), block.lanes);
+      if (grad.delta) store(grad.delta + u_offset + l * s.u_row, d_raw, block.lanes);
+      for (int r = 0; r < s.rank; r++) {
+        d_weight[r] += d_raw * chunk.row[i][r];
+        partial[r] = d_raw * block.weight[r];
+      }
+      add_sums(partial, size, g_proj + l * s.proj_row);
+    }
+  }
+
+  const size_t row = size_t(k) * s.channels + first;
+  for (int lane = 0; lane < block.lanes; lane++) {
+    for (int n = 0; n < states; n++) grad.A[(row + lane) * states + n] += dA[n][lane];
+    for (int r = 0; r < s.rank; r++) grad.dt_weight[(row + lane) * s.rank + r] += d_weight[r][lane];
+    grad.dt_bias[row + lane] += d_bias[lane];
+    grad.D[row + lane] += dD[lane];
+  }
+}
+
+template <class T>
+void backward_states(const Scan& s, const Gradients& grad, int b, int k, int first) {
+  switch (s.states) {
+    case 8: return backward<T, 8>(s, grad, b, k, first);
+    case 10: return backward<T, 10>(s, grad, b, k, first);
+    case 16: return backward<T, 16>(s, grad, b, k, first);
+    default: return backward<T, 0>(s, grad, b, k, first);
+  }
+}
+
+void scan_backward(const Scan& s, const Gradients& grad, int b, int k, int first) {
+  if (s.dtype == Dtype::float32)
+    backward_states<float>(s, grad, b, k, first);
+  else
+    backward_states<bf16>(s, grad, b, k, first);
+}
+
+// Rows [begin, end) of the image: nine rows of weights stay in registers' reach, one block of channels at a time.
+template <class T>
+void depthwise_rows(const Depthwise& d, int b, int begin, int end) {
+  const T* x = (const T*)d.x + int64_t(b) * d.height * d.width * d.x_row;
+  T* y = (T*)d.y + int64_t(b) * d.height * d.width * d.channels;
+  for (int i = begin; i < end; i++)
+    for (int c = 0; c < d.channels; c += W) {
+      const int lanes = d.channels - c < W ? d.channels - c : W;
+      vf weight[9];
+      for (int t = 0; t < 9; t++) weight[t] = load(d.weight + t * d.channels + c, lanes);
+      const vf bias = load(d.bias + c, lanes);
+      // Three columns slide along the row, so that every pixel is loaded three times instead of nine.
+      vf column[3][3];
+      auto fetch = [&](vf* into, int j) {
+        for (int r = 0; r < 3; r++) {
+          const int row = i + r - 1;
+          const bool inside = row >= 0 && row < d.height && j >= 0 && j < d.width;
+          into[r] = inside ? load(x + (int64_t(row) * d.width + j) * d.x_row + c, lanes) : vf{};
+        }
+      };
+      for (int r = 0; r < 3; r++) column[0][r] = vf{};
+      fetch(column[1], 0);
+      for (int j = 0; j < d.width; j++) {
+        fetch(column[2], j + 1);
+        vf total = bias;
+        for (int r = 0; r < 3; r++)
+          for (int t = 0; t < 3; t++) total += weight[r * 3 + t] * column[t][r];
+        store(y + (int64_t(i) * d.width + j) * d.channels + c, silu(total), lanes);
+        for (int r = 0; r < 3; r++) column[0][r] = column[1][r], column[1][r] = column[2][r];
+      }
+    }
+}
+
+void depthwise(const Depthwise& d, int b, int begin, int end) {
+  if (d.dtype == Dtype::float32)
+    depthwise_rows<float>(d, b, begin, end);
+  else
+    depthwise_rows<bf16>(d, b, begin, end);
+}
+
+template <class T>
+void norm_gate_rows(const NormGate& g, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; row++) {
+    const T *y = (const T*)g.y + row * g.channels, *z = (const T*)g.z + row * g.z_row;
+    T* out = (T*)g.out + row * g.channels;
+    vf total{}, squares{};
+    for (int c = 0; c < g.channels; c += W) total += load(y + c, g.channels - c);
+    float mean = 0, variance = 0;
+    for (int i = 0; i < W; i++) mean += total[i];
+    mean /= float(g.channels);
+    for (int c = 0; c < g.channels; c += W) {
+      vf v = load(y + c, g.channels - c) - mean;
+      if (g.channels - c < W)
+        for (int i = g.channels - c; i < W; i++) v[i] = 0;
+      squares += v * v;
+    }
+    for (int i = 0; i < W; i++) variance += squares[i];
+    const float scale = 1.0f / __builtin_sqrtf(variance / float(g.channels) + g.eps);
+    for (int c = 0; c < g.channels; c += W) {
+      const int lanes = g.channels - c;
+      const vf normal = (load(y + c, lanes) - mean) * scale * load(g.weight + c, lanes) + load(g.bias + c, lanes);
+      store(out + c, normal * silu(load(z + c, lanes)), lanes);
+    }
+  }
+}
+
+void norm_gate(const NormGate& g, int64_t begin, int64_t end) {
+  if (g.dtype == Dtype::float32)
+    norm_gate_rows<float>(g, begin, end);
+  else
+    norm_gate_rows<bf16>(g, begin, end);
+}
+
+#define NAME_OF(isa) #isa
+#define NAME(isa) NAME_OF(isa)
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels{NAME(MAMBAIR_ISA), W, scan_forward, scan_backward, depthwise, norm_gate};
+
+}  // namespace MAMBAIR_ISA

@@ -1,0 +1,71 @@
+// What the kernels are asked to do. One struct serves both public ops; strides are in elements.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+enum class Dtype { float32, bfloat16 };
+
+// Sequence k of image b visits `steps` positions l = orders[b, k, t] of `length`; -1 is a pad, a null table the
+// identity. Of position l it reads u[b, k, l, :channels] and the row proj[b, k, l] = [dt low-rank | B | C].
+struct Scan {
+  int batch, directions, length, steps, channels, states, rank;
+  Dtype dtype;                     // of u, delta and proj; everything else is float32
+  const void *u, *delta, *proj;    // delta (laid out like u) replaces dt_weight @ low-rank; rank is 0 then
+  int64_t u_batch, u_direction, u_row;
+  int64_t proj_batch, proj_direction, proj_row;
+  const float *dt_weight, *dt_bias, *A, *D;  // (K, channels, rank), (K, channels), (K, channels, states), (K, channels)
+  const int32_t* orders;
+  int64_t orders_batch, orders_direction;
+  bool softplus;
+};
+
+// Where results go; y rows of one direction are added to what is there.
+struct Output {
+  float* y;
+  int64_t y_batch, y_direction, y_row;
+};
+
+// float32, zeroed by the caller, laid out like what they are the gradients of; added to.
+struct Gradients {
+  const float* y;
+  int64_t y_batch, y_direction, y_row;
+  float *u, *delta, *proj;
+  float *dt_weight, *dt_bias, *A, *D;
+};
+
+// y = silu(depthwise 3x3 convolution + bias), channel last: x (batch, height, width, row stride x_row), y dense.
+struct Depthwise {
+  int batch, height, width, channels;
+  Dtype dtype;
+  const void* x;
+  int64_t x_row;
+  const float *weight, *bias;  // (9, channels), (channels)
+  void* y;
+};
+
+// y = layer_norm(y) * silu(z) over rows of `channels`
+struct NormGate {
+  int64_t rows;
+  int channels;
+  Dtype dtype;
+  const void* y;
+  const void* z;
+  int64_t z_row;
+  const float *weight, *bias;
+  float eps;
+  void* out;
+};
+
+struct Kernels {
+  const char* name;
+  int width;  // channels per vector
+  // channels [first, first + width) of one sequence
+  void (*scan_forward)(const Scan&, const Output&, int batch, int direction, int first);
+  void (*scan_backward)(const Scan&, const Gradients&, int batch, int direction, int first);
+  void (*depthwise)(const Depthwise&, int batch, int row_begin, int row_end);
+  void (*norm_gate)(const NormGate&, int64_t row_begin, int64_t row_end);
+};
+
+namespace portable { extern const Kernels kernels; }
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }

@@ -1,0 +1,63 @@
+// Independent tasks on the threads PyTorch already has. Two OpenMP runtimes in one process fight over the cores,
+// so the one that torch loaded is looked up and used; where it is not GNU's, a few plain threads do the work.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <thread>
+#include <vector>
+#if defined(__linux__)
+#include <dlfcn.h>
+#include <link.h>
+
+#include <cstring>
+#endif
+
+namespace parallel {
+
+using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+inline GompParallel find_gomp() {
+#if defined(__linux__)
+  void* found = nullptr;
+  dl_iterate_phdr(
+      [](dl_phdr_info* info, size_t, void* out) -> int {
+        const char* slash = std::strrchr(info->dlpi_name, '/');
+        if (!slash || std::strncmp(slash + 1, "libgomp", 7) != 0) return 0;
+        void* library = dlopen(info->dlpi_name, RTLD_NOLOAD | RTLD_LAZY);
+        *(void**)out = library ? dlsym(library, "GOMP_parallel") : nullptr;
+        return *(void**)out != nullptr;
+      },
+      &found);
+  return (GompParallel)found;
+#else
+  return nullptr;
+#endif
+}
+
+// Calls task(0) .. task(count - 1), each once, on at most `threads` threads; whoever is free takes the next.
+inline void run(int count, int threads, const std::function<void(int)>& task) {
+  struct Work {
+    std::atomic<int> next{0};
+    int count;
+    const std::function<void(int)>& task;
+    static void drain(void* p) {
+      Work& w = *(Work*)p;
+      for (int i; (i = w.next.fetch_add(1)) < w.count;) w.task(i);
+    }
+  } work{{0}, count, task};
+
+  if (threads > count) threads = count;
+  static const GompParallel gomp = find_gomp();
+  if (threads <= 1) {
+    Work::drain(&work);
+  } else if (gomp) {
+    gomp(Work::drain, &work, unsigned(threads), 0);
+  } else {
+    std::vector<std::thread> pool;
+    for (int i = 1; i < threads; i++) pool.emplace_back(Work::drain, &work);
+    Work::drain(&work);
+    for (auto& thread : pool) thread.join();
+  }
+}
+
+}  // namespace parallel

@@ -1,0 +1,212 @@
+"""The selective scan: every backend against the published op's outputs and the float64 reference."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from torch import Tensor
+
+from mambair_cli import scan
+from mambair_cli.errors import UsageError
+from mambair_cli.scan import cpu, reference
+
+GOLDEN = Path(__file__).parent / "golden" / "selective_scan.safetensors"
+needs_kernel = pytest.mark.skipif(bool(cpu.missing), reason=f"native kernel {cpu.missing}")
+
+
+def golden_cases() -> list[str]:
+    with safe_open(GOLDEN, "pt") as file:
+        return sorted(json.loads(file.metadata()["fixture"])["cases"])
+
+
+def load_case(name: str) -> tuple[dict[str, Tensor], dict[str, bool]]:
+    with safe_open(GOLDEN, "pt") as file:
+        flags = json.loads(file.metadata()["fixture"])["cases"][name]
+        keys = [k for k in file.keys() if k.startswith(f"{name}/")]  # noqa: SIM118
+        return {k.split("/")[1]: file.get_tensor(k) for k in keys}, flags
+
+
+@pytest.fixture(params=cpu.instruction_sets() or ["none"])
+def instruction_set(request: pytest.FixtureRequest):
+    if cpu.missing:
+        pytest.skip(f"native kernel {cpu.missing}")
+    cpu._cpu.use(request.param)
+    yield request.param
+    cpu._cpu.use(cpu.instruction_sets()[0])
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1)).item()
+
+
+@pytest.mark.parametrize("case", golden_cases())
+@pytest.mark.parametrize("module", [reference, pytest.param(cpu, marks=needs_kernel)], ids=["torch", "cpu"])
+def test_selective_scan_equals_published(case: str, module) -> None:
+    t, flags = load_case(case)
+    args = [t[k].float() for k in ("u", "delta", "A", "B", "C")]
+    optional = [t[k].float() if k in t else None for k in ("D", "delta_bias")]
+    y = module.selective_scan(*args, *optional, flags["delta_softplus"])
+    assert relative(y, t["out"]) <= 1e-5
+
+
+def problem(
+    seed: int, *, B: int, K: int, R: int, N: int, D: int, L: int, T: int, pads: bool, per_image: bool
+):
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    low = -1 if pads else 0
+    if T == L and not pads:  # a true path: every position once
+        lead = [B, K] if per_image else [K]
+        orders = torch.rand(*lead, L, generator=g).argsort(-1)
+    else:
+        orders = torch.randint(low, L, (B, K, T) if per_image else (K, T), generator=g)
+    return dict(
+        x=normal(B, L, D),
+        proj=normal(B, L, K, R + 2 * N),
+        dt_weight=normal(K, D, R) / max(1, R) ** 0.5,
+        dt_bias=normal(K, D) - 1,
+        A=-torch.exp(normal(K, D, N)),
+        D=normal(K, D),
+        orders=orders.to(torch.int32),
+    )
+
+
+def to32(p: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.float() if v.is_floating_point() else v for k, v in p.items()}
+
+
+shapes = st.fixed_dictionaries(
+    dict(
+        B=st.integers(1, 3),
+        K=st.integers(1, 8),
+        R=st.integers(1, 14),
+        N=st.sampled_from([1, 3, 8, 10, 16, 17]),
+        D=st.integers(1, 40),
+        L=st.integers(1, 70),
+        pads=st.booleans(),
+        per_image=st.booleans(),
+    )
+)
+
+
+@needs_kernel
+@settings(max_examples=60, deadline=None)
+@given(shape=shapes, longer=st.integers(0, 20), reduce=st.booleans(), seed=st.integers(0, 2**16))
+def test_ordered_scan_equals_float64(shape: dict, longer: int, reduce: bool, seed: int) -> None:
+    p = problem(seed, T=shape["L"] + longer, **shape)
+    expected = reference.ordered_scan(**p, reduce=reduce)
+    assert relative(cpu.ordered_scan(**to32(p), reduce=reduce), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("reduce", [True, False])
+def test_every_instruction_set_and_its_gradients(instruction_set: str, reduce: bool) -> None:
+    for seed, (N, D, L, longer) in enumerate(
+        [(16, 36, 67, 0), (10, 72, 40, 30), (8, 5, 33, 0), (3, 17, 1, 2)]
+    ):
+        p = problem(seed, B=2, K=4, R=3, N=N, D=D, L=L, T=L + longer, pads=longer > 0, per_image=seed == 1)
+        names = [k for k in p if k != "orders"]
+        weight = torch.randn(reference.ordered_scan(**p, reduce=reduce).shape, dtype=torch.float64)
+
+        def gradients(module, tensors, weight=weight, names=names):
+            leaves = {k: v.clone().requires_grad_() if k in names else v for k, v in tensors.items()}
+            y = module.ordered_scan(**leaves, reduce=reduce)
+            (y * weight.to(y.dtype)).sum().backward()
+            return y.detach(), {k: leaves[k].grad for k in names}
+
+        expected, expected_grads = gradients(reference, p)
+        y, grads = gradients(cpu, to32(p))
+        assert relative(y, expected) <= 1e-5
+        for name in names:
+            assert relative(grads[name], expected_grads[name]) <= 1e-4, (instruction_set, name)
+
+
+@needs_kernel
+@pytest.mark.parametrize("softplus", [True, False])
+def test_selective_scan_gradients(softplus: bool) -> None:
+    g = torch.Generator().manual_seed(3)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    B, K, D, N, L = 2, 3, 7, 5, 41
+    delta = normal(B, K * D, L)
+    tensors = [normal(B, K * D, L), delta if softplus else delta.abs(), -torch.exp(normal(K * D, N))]
+    tensors += [normal(B, K, N, L), normal(B, K, N, L), normal(K * D), normal(K * D) if softplus else None]
+
+    def gradients(module, dtype):
+        leaves = [None if t is None else t.to(dtype).requires_grad_() for t in tensors]
+        y = module.selective_scan(*leaves, softplus)
+        y.square().sum().backward()
+        return [y] + [leaf.grad for leaf in leaves if leaf is not None]
+
+    for ours, expected in zip(
+        gradients(cpu, torch.float32), gradients(reference, torch.float64), strict=True
+    ):
+        assert relative(ours.detach(), expected.detach()) <= 1e-4
+
+
+def test_reference_gradcheck() -> None:
+    p = problem(1, B=1, K=2, R=2, N=2, D=3, L=7, T=9, pads=True, per_image=False)
+    orders = p.pop("orders")
+    leaves = [v.requires_grad_() for v in p.values()]
+    assert torch.autograd.gradcheck(lambda *a: reference.ordered_scan(*a, orders), leaves)
+
+
+@needs_kernel
+def test_bfloat16_keeps_the_state_in_float32() -> None:
+    p = to32(problem(5, B=1, K=4, R=4, N=10, D=24, L=300, T=300, pads=False, per_image=False))
+    p |= {k: p[k].bfloat16() for k in ("x", "proj")}
+    y = cpu.ordered_scan(**p)
+    assert y.dtype == torch.bfloat16
+    exact = reference.ordered_scan(**{k: v.double() if v.is_floating_point() else v for k, v in p.items()})
+    assert relative(y, exact) < 0.01  # the rounding of the result alone
+
+
+@needs_kernel
+def test_same_bits_whatever_the_threads() -> None:
+    p = to32(problem(6, B=1, K=4, R=4, N=10, D=72, L=500, T=500, pads=False, per_image=False))
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(cpu.ordered_scan(**p))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+@needs_kernel
+def test_orders_outside_the_map_are_refused() -> None:
+    p = to32(problem(7, B=1, K=1, R=1, N=1, D=1, L=4, T=4, pads=False, per_image=False))
+    p["orders"] = torch.tensor([[0, 1, 2, 4]], dtype=torch.int32)
+    with pytest.raises(IndexError, match="0 to 3"):
+        scan.ordered_scan(**p)
+
+
+def test_backend_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBAIR_SCAN", "torch")
+    assert scan.chosen_backend("cpu") == "torch"
+    monkeypatch.setenv("MAMBAIR_SCAN", "abacus")
+    with pytest.raises(UsageError, match="abacus"):
+        scan.chosen_backend("cpu")
+
+
+def test_without_the_kernel_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "missing", "not built")
+    monkeypatch.setattr(scan, "_warned", set())
+    p = to32(problem(8, B=1, K=1, R=1, N=2, D=3, L=5, T=5, pads=False, per_image=False))
+    with pytest.warns(UserWarning, match="native scan kernel is not installed"):
+        scan.ordered_scan(**p)
+    assert [b.available for b in scan.backends() if b.name == "cpu"] == [False]
+    scan.ordered_scan(**p)  # no second warning: it would be an error here
