@@ -1,0 +1,147 @@
+"""Clean pictures made worse, exactly as the field does it for its benchmarks, and at random for training.
+
+Pictures are `uint8` arrays (H, W) or (H, W, 3), RGB. Everything random comes from the generator passed in.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+Bytes = NDArray[np.uint8]
+
+
+def modcrop(hq: Bytes, multiple: int) -> Bytes:
+    """Cut right and bottom so that height and width are multiples of `multiple`."""
+    height, width = (n - n % multiple for n in hq.shape[:2])
+    return hq[:height, :width]
+
+
+def bicubic(picture: Bytes, size: tuple[int, int]) -> Bytes:
+    """Resize to `size` = (height, width) as Matlab's `imresize(..., 'bicubic')` does, to the last bit.
+
+    Cubic of a = -0.5, widened when shrinking, borders mirrored with the edge pixel. Matlab resizes the axis
+    that shrinks most first (rows, if equal) and rounds to uint8 after each of the two passes.
+    """
+    for axis in sorted((0, 1), key=lambda axis: size[axis] / picture.shape[axis]):
+        picture = _bicubic_axis(picture, size[axis], axis)
+    return picture
+
+
+def downscale(hq: Bytes, scale: int) -> Bytes:
+    """The low-resolution input of the field's benchmarks: crop to a multiple of `scale`, then `bicubic`."""
+    hq = modcrop(hq, scale)
+    return bicubic(hq, (hq.shape[0] // scale, hq.shape[1] // scale))
+
+
+def gaussian_noise(hq: Bytes, sigma: float, rng: np.random.Generator | None = None) -> NDArray[np.float32]:
+    """White Gaussian noise of deviation `sigma` (on 0-255); float32 on [0, 1], neither clipped nor rounded.
+
+    Without `rng` the noise is that of the published denoising figures: numpy's legacy Mersenne Twister seeded
+    with 0 for every picture anew, and the three channels drawn in the order blue, green, red.
+    """
+    shape, spread = hq.shape, sigma / 255.0
+    if rng is None:
+        noise = np.random.RandomState(0).normal(0.0, spread, shape)
+    else:
+        noise = rng.normal(0.0, spread, shape)
+    if hq.ndim == 3:
+        noise = noise[..., ::-1]
+    return (hq / 255.0 + noise).astype(np.float32)
+
+
+def jpeg(hq: Bytes, quality: int) -> Bytes:
+    """Through libjpeg's baseline encoder at `quality` and back; colour is stored 4:2:0, as OpenCV does."""
+    buffer = io.BytesIO()
+    Image.fromarray(hq).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    with Image.open(buffer) as decoded:
+        return np.array(decoded)
+
+
+def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
+    """Light rain in one direction, in the manner of Rain100L (Yang et al., CVPR 2017): bright streaks added.
+
+    Three layers of drops, from far (short, thin, many) to near; direction, length and amount vary by picture.
+    """
+    height, width = hq.shape[:2]
+    angle, length, amount = rng.uniform(-20, 20), rng.uniform(10, 40), rng.uniform(0.3, 1.8)
+    brightness, thickness = rng.uniform(35, 200), rng.uniform(0.3, 0.8)
+    streaks = np.zeros((height, width), np.float32)
+    for near in (0.6, 1.0, 1.5):
+        density = 0.001 * amount / near**2
+        tilt = angle + rng.normal(0, 2)
+        streaks += _streaks((height, width), density, near * length, tilt, near * thickness, rng)
+    streaks *= brightness
+    return _to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
+
+
+def realistic(hq: Bytes, rng: np.random.Generator, scale: int = 1) -> Bytes:
+    """A mild camera and web pipeline for training: slight blur, bicubic by `scale`, noise, JPEG 60-95."""
+    blurred = Image.fromarray(hq).filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.4 * max(scale, 2))))
+    small = downscale(np.array(blurred), scale)
+    noisy = _to_uint8(gaussian_noise(small, rng.uniform(0.0, 6.0), rng) * 255.0)
+    return jpeg(noisy, int(rng.integers(60, 96)))
+
+
+def _bicubic_axis(picture: Bytes, size: int, axis: int) -> Bytes:
+    """One pass of `bicubic`. Pillow has Matlab's kernel; its border is replaced by a mirrored margin."""
+    length = picture.shape[axis]
+    margin = 2 * math.ceil(max(length / size, 1.0)) + 1
+    pad = [(0, 0)] * picture.ndim
+    pad[axis] = (margin, margin)
+    # Pillow's own 8-bit filter rounds its weights, so every plane goes through in float.
+    padded = np.pad(picture, pad, mode="symmetric").astype(np.float32)
+    height, width = (size, picture.shape[1]) if axis == 0 else (picture.shape[0], size)
+    box = [0, 0, picture.shape[1], picture.shape[0]]
+    box[1 - axis] += margin
+    box[3 - axis] += margin
+
+    def resize(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+        image = Image.fromarray(np.ascontiguousarray(plane))
+        return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=tuple(box)))
+
+    if picture.ndim == 2:
+        return _to_uint8(resize(padded))
+    return _to_uint8(np.stack([resize(padded[..., c]) for c in range(picture.shape[2])], axis=-1))
+
+
+def _streaks(
+    size: tuple[int, int],
+    density: float,
+    length: float,
+    angle: float,
+    thickness: float,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Drops of random brightness, smeared along their fall: (H, W), at most about 1 where none overlap."""
+    side = math.ceil(math.hypot(*size)) + 2 * math.ceil(length)
+    drops = np.where(rng.random((side, side)) < density, rng.uniform(0.2, 1.0, (side, side)), 0.0)
+    drops = _running_sum(drops, max(round(length), 2))
+    fade = max(round(length / 3), 2)  # streaks fade in and out
+    drops = _running_sum(drops, fade) / fade
+    image = Image.fromarray(drops.astype(np.float32)).rotate(angle, Image.Resampling.BILINEAR)
+    # Pillow blurs only 8-bit pictures: widen across the fall by a small Gaussian on the array instead.
+    top, left = ((side - n) // 2 for n in size)
+    return _widen(np.asarray(image), thickness)[top : top + size[0], left : left + size[1]]
+
+
+def _running_sum(drops: NDArray[Any], span: int) -> NDArray[Any]:
+    total = np.cumsum(np.pad(drops, ((span, 0), (0, 0))), axis=0)
+    return total[span:] - total[:-span]
+
+
+def _widen(streaks: NDArray[np.float32], thickness: float) -> NDArray[Any]:
+    """Gaussian of deviation `thickness` across the columns, its peak kept at 1."""
+    offsets = np.arange(-3, 4)
+    weights = np.exp(-(offsets**2) / (2 * thickness**2))
+    return sum(w * np.roll(streaks, int(o), axis=1) for o, w in zip(offsets, weights, strict=True))
+
+
+def _to_uint8(picture: NDArray[Any]) -> Bytes:
+    """Clamp to 0-255 and round halves up, as Matlab does for values that are not negative."""
+    return np.floor(np.clip(picture, 0, 255) + 0.5).astype(np.uint8)
