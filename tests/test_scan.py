@@ -55,9 +55,7 @@ def test_selective_scan_equals_published(case: str, module) -> None:
     assert relative(y, t["out"]) <= 1e-5
 
 
-def problem(
-    seed: int, *, B: int, K: int, R: int, N: int, D: int, L: int, T: int, pads: bool, per_image: bool
-):
+def problem(seed: int, *, B: int, K: int, R: int, N: int, D: int, L: int, T: int, pads: bool, per_image: bool):
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -109,9 +107,7 @@ def test_ordered_scan_equals_float64(shape: dict, longer: int, reduce: bool, see
 
 @pytest.mark.parametrize("reduce", [True, False])
 def test_every_instruction_set_and_its_gradients(instruction_set: str, reduce: bool) -> None:
-    for seed, (N, D, L, longer) in enumerate(
-        [(16, 36, 67, 0), (10, 72, 40, 30), (8, 5, 33, 0), (3, 17, 1, 2)]
-    ):
+    for seed, (N, D, L, longer) in enumerate([(16, 36, 67, 0), (10, 72, 40, 30), (8, 5, 33, 0), (3, 17, 1, 2)]):
         p = problem(seed, B=2, K=4, R=3, N=N, D=D, L=L, T=L + longer, pads=longer > 0, per_image=seed == 1)
         names = [k for k in p if k != "orders"]
         weight = torch.randn(reference.ordered_scan(**p, reduce=reduce).shape, dtype=torch.float64)
@@ -148,9 +144,7 @@ def test_selective_scan_gradients(softplus: bool) -> None:
         y.square().sum().backward()
         return [y] + [leaf.grad for leaf in leaves if leaf is not None]
 
-    for ours, expected in zip(
-        gradients(cpu, torch.float32), gradients(reference, torch.float64), strict=True
-    ):
+    for ours, expected in zip(gradients(cpu, torch.float32), gradients(reference, torch.float64), strict=True):
         assert relative(ours.detach(), expected.detach()) <= 1e-4
 
 

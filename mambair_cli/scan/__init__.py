@@ -48,9 +48,7 @@ def chosen_backend(device: torch.device | str = "cpu") -> str:
     kind = torch.device(device).type
     if wanted != "auto":
         if wanted not in there:
-            raise UsageError(
-                f"MAMBAIR_SCAN={wanted}: no such backend", f"Choose from: auto, {', '.join(there)}."
-            )
+            raise UsageError(f"MAMBAIR_SCAN={wanted}: no such backend", f"Choose from: auto, {', '.join(there)}.")
         if not there[wanted].available:
             raise UsageError(
                 f"MAMBAIR_SCAN={wanted}: {there[wanted].reason}", "`mambair doctor` lists what is there."

@@ -10,7 +10,6 @@ from torch import Tensor
 try:
     from mambair_cli.scan import _cpu
 except ImportError as error:  # installed without a compiler; `backends()` passes the reason on
-    _cpu = None
     missing = f"not built ({error})"
 else:
     missing = ""
@@ -28,7 +27,7 @@ INSTALL_HINT = (
 def takes(x: Tensor, states: int, rank: int = 0) -> bool:
     """True where the kernel can run: a CPU tensor of a dtype and size it was written for."""
     return (
-        _cpu is not None
+        not missing
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and 0 < states <= MAX_STATES
@@ -38,7 +37,7 @@ def takes(x: Tensor, states: int, rank: int = 0) -> bool:
 
 def instruction_sets() -> list[str]:
     """What this processor can run, best first; empty without the kernel."""
-    return [] if _cpu is None else list(_cpu.names())
+    return [] if missing else _cpu.names()
 
 
 def _plain(t: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -101,7 +100,9 @@ class _Scan(torch.autograd.Function):
             *(u, delta, proj, dt_weight, dt_bias, A, D, orders, ctx.softplus, _plain(grads[0])),
             *(g_u, g_delta, g_proj, g_weight, g_bias, g_A, g_D, ctx.reduce, torch.get_num_threads()),
         )
-        assert g_u is not None and g_proj is not None and g_A is not None
+        assert g_u is not None
+        assert g_proj is not None
+        assert g_A is not None
         return (
             g_u.to(u.dtype),
             None if g_delta is None else g_delta.to(u.dtype),
@@ -131,9 +132,7 @@ def ordered_scan(
     if orders.numel():
         low, high = (int(v) for v in torch.aminmax(orders))
         if low < -1 or high >= x.shape[1]:  # the kernel follows these indices blindly
-            raise IndexError(
-                f"orders reach from {low} to {high}; positions are 0 to {x.shape[1] - 1}, pads -1"
-            )
+            raise IndexError(f"orders reach from {low} to {high}; positions are 0 to {x.shape[1] - 1}, pads -1")
     return _Scan.apply(x, None, proj, dt_weight, dt_bias, A, D, orders, True, reduce)
 
 

@@ -14,7 +14,7 @@ from mambair_cli.scan import cpu
 
 def _native(x: Tensor) -> bool:
     return (
-        cpu._cpu is not None
+        not cpu.missing
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.stride(-1) == 1
