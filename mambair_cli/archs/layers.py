@@ -1,0 +1,288 @@
+"""What several networks share: the gated scan block, channel attention, the outer skeleton.
+
+Features are channel last, (B, H, W, C), throughout; a convolution sees a channels_last view of them, so nothing is
+copied between scans, norms, linears and convolutions. Module names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mambair_cli.scan import ordered_scan
+from mambair_cli.scan import orders as paths
+
+RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; grey input has none
+DT_RANGE = (1e-3, 1e-1)  # initial step sizes (Mamba, Gu & Dao 2023, 3.6)
+
+
+def to_map(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W), a view."""
+    return x.permute(0, 3, 1, 2)
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous; a view of what a convolution made from a `to_map` view."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def conv(x: Tensor, module: nn.Module) -> Tensor:
+    """A convolution (or a chain of map modules) on channel-last features."""
+    return to_tokens(module(to_map(x)))
+
+
+def pointwise(x: Tensor, module: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution as the matrix product it is."""
+    return F.linear(x, module.weight.flatten(1), module.bias)
+
+
+def dwconv_silu(x: Tensor, module: nn.Conv2d) -> Tensor:
+    """SiLU of a depthwise convolution."""
+    return F.silu(conv(x, module))
+
+
+def norm_gate(y: Tensor, z: Tensor, norm: nn.Module) -> Tensor:
+    """Normalise y over channels and gate it by SiLU(z)."""
+    return norm(y) * F.silu(z)
+
+
+def scale_add(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
+    """scale * x + y, the residual connection with a learned scale per channel."""
+    return torch.addcmul(y, x, scale.to(x.dtype))
+
+
+def linear_halves(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The two halves of a linear layer's outputs, each contiguous (a chunk of the joint product would not be)."""
+    first, second = weight.chunk(2)
+    b1, b2 = (None, None) if bias is None else bias.chunk(2)
+    return F.linear(x, first, b1), F.linear(x, second, b2)
+
+
+def depthwise(channels: int, kernel: int, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels, bias=bias)
+
+
+def scan_parameters(directions: int, channels: int, d_state: int, dt_rank: int) -> tuple[nn.Parameter, ...]:
+    """Mamba's initial x_proj (K, R+2N, D), dt_weight (K, D, R), dt_bias (K, D), A_logs (K*D, N) and Ds (K*D)."""
+    x_proj = torch.empty(directions, dt_rank + 2 * d_state, channels).uniform_(-1, 1) / math.sqrt(channels)
+    dt_weight = torch.empty(directions, channels, dt_rank).uniform_(-1, 1) / math.sqrt(dt_rank)
+    low, high = (math.log(limit) for limit in DT_RANGE)
+    dt = torch.empty(directions, channels).uniform_(low, high).exp()
+    dt_bias = dt + torch.log(-torch.expm1(-dt))  # softplus of this is dt
+    A_logs = torch.arange(1, d_state + 1).log().repeat(directions * channels, 1)
+    return tuple(map(nn.Parameter, (x_proj, dt_weight, dt_bias, A_logs, torch.ones(directions * channels))))
+
+
+def project(x: Tensor, x_proj_weight: Tensor) -> Tensor:
+    """Every direction's [dt low-rank | B | C] in one product: (B, L, D) -> (B, L, K, R+2N)."""
+    return F.linear(x, x_proj_weight.flatten(0, 1)).unflatten(-1, x_proj_weight.shape[:2])
+
+
+def run_scan(
+    x: Tensor,
+    proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A_logs: Tensor,
+    Ds: Tensor,
+    orders: Tensor,
+    reduce: bool = True,
+) -> Tensor:
+    """`scan.ordered_scan` on parameters as checkpoints hold them; the recurrence's own are always float32."""
+    directions, channels, _ = dt_weight.shape
+    A = -torch.exp(A_logs.float()).view(directions, channels, -1)
+    D = Ds.float().view(directions, channels)
+    return ordered_scan(x, proj, dt_weight.float(), dt_bias.float(), A, D, orders, reduce)
+
+
+class SelectiveScan(nn.Module):
+    """The parameters of K scans over D channels with N states, and the scan itself."""
+
+    def __init__(self, directions: int, channels: int, d_state: int, dt_rank: int) -> None:
+        super().__init__()
+        parameters = scan_parameters(directions, channels, d_state, dt_rank)
+        self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds = parameters
+
+    def project(self, x: Tensor) -> Tensor:
+        return project(x, self.x_proj_weight)
+
+    def scan(self, x: Tensor, proj: Tensor, orders: Tensor, reduce: bool = True) -> Tensor:
+        """x (B, L, D), proj (B, L, K, R+2N) -> (B, L, D), or (B, K, L, D) without `reduce`."""
+        weights = (self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        return run_scan(x, proj, *weights, orders, reduce)
+
+
+class SS2D(SelectiveScan):
+    """The gated scan block: project, convolve, scan the map in all directions, normalise, gate, project back.
+
+    (B, H, W, width) -> the same. `inner` is the width of the scan. Subclasses take other paths in `mix`.
+    """
+
+    def __init__(self, width: int, inner: int, d_state: int, directions: int = 4) -> None:
+        super().__init__(directions, inner, d_state, dt_rank=math.ceil(width / 16))
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv2d = depthwise(inner, 3)
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, z = linear_halves(x, self.in_proj.weight)
+        y = self.mix(dwconv_silu(x, self.conv2d))
+        return self.out_proj(norm_gate(y, z, self.out_norm))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Let the pixels of (B, H, W, inner) see each other."""
+        return cross_scan(x, self)
+
+
+def cross_scan(x: Tensor, weights: SelectiveScan) -> Tensor:
+    """Rows, columns and both reversed, added up: (B, H, W, D) -> the same."""
+    orders = paths.cross(x.shape[1], x.shape[2], x.device)
+    tokens = x.flatten(1, 2)
+    return weights.scan(tokens, weights.project(tokens), orders).view_as(x)
+
+
+class ChannelAttention(nn.Module):
+    """Scale each channel by what its global mean says (squeeze-and-excitation); on maps."""
+
+    def __init__(self, width: int, squeeze: int) -> None:
+        super().__init__()
+        if width < squeeze:
+            raise ValueError(
+                f"channel attention with squeeze {squeeze} needs at least {squeeze} channels, not {width}"
+            )
+        self.attention = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(width, width // squeeze, 1),
+            nn.ReLU(),
+            nn.Conv2d(width // squeeze, width, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.attention(x)
+
+
+class CAB(nn.Module):
+    """Convolutional channel-attention block, channel last."""
+
+    def __init__(self, width: int, compress: int = 3, squeeze: int = 30) -> None:
+        super().__init__()
+        self.cab = nn.Sequential(
+            nn.Conv2d(width, width // compress, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(width // compress, width, 3, padding=1),
+            ChannelAttention(width, squeeze),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv(x, self.cab)
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Group(nn.Module):
+    """Blocks, a 3x3 convolution, and a residual around both. `key` is the checkpoints' name for the blocks."""
+
+    def __init__(self, width: int, blocks: Sequence[nn.Module], key: str = "blocks") -> None:
+        super().__init__()
+        self.key = key
+        self.residual_group = nn.ModuleDict({key: nn.ModuleList(blocks)})
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor, *context: object) -> Tensor:
+        y = x
+        for block in cast(nn.ModuleList, self.residual_group[self.key]):
+            y = block(y, *context)
+        return x + conv(y, self.conv)
+
+
+def pixel_shuffle_steps(width: int, scale: int) -> nn.Sequential:
+    """Convolutions and pixel shuffles by 2 (scale 1, 2, 4, 8) or once by 3."""
+    if scale == 3:
+        factors = [3]
+    elif scale & (scale - 1) == 0:
+        factors = [2] * (scale.bit_length() - 1)
+    else:
+        raise ValueError(f"scale {scale} is neither 3 nor a power of two")
+    pairs = ((nn.Conv2d(width, width * f * f, 3, padding=1), nn.PixelShuffle(f)) for f in factors)
+    return nn.Sequential(*(module for pair in pairs for module in pair))
+
+
+class Skeleton(nn.Module):
+    """The frame of MambaIR, MambaIRv2 and MambaCSR: first convolution, groups, long skip, upsampling head.
+
+    `upsampler`: "pixelshuffle", "pixelshuffledirect" (light), or "" for restoration at the same size.
+    """
+
+    HEAD_WIDTH = 64
+    mean: Tensor
+
+    def __init__(
+        self, groups: Sequence[nn.Module], in_chans: int, embed_dim: int, upscale: int, upsampler: str
+    ) -> None:
+        super().__init__()
+        mean = RGB_MEAN if in_chans == 3 else (0.0,) * in_chans
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.upscale, self.upsampler = upscale, upsampler
+        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
+        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
+        self.layers = nn.ModuleList(groups)
+        self.norm = nn.LayerNorm(embed_dim)
+        self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
+        if upsampler == "pixelshuffle":
+            self.conv_before_upsample = nn.Sequential(
+                nn.Conv2d(embed_dim, self.HEAD_WIDTH, 3, padding=1), nn.LeakyReLU()
+            )
+            self.upsample = pixel_shuffle_steps(self.HEAD_WIDTH, upscale)
+            self.conv_last = nn.Conv2d(self.HEAD_WIDTH, in_chans, 3, padding=1)
+        elif upsampler == "pixelshuffledirect":
+            last = nn.Conv2d(embed_dim, in_chans * upscale**2, 3, padding=1)
+            self.upsample = nn.Sequential(last, nn.PixelShuffle(upscale))
+        elif upsampler == "" and upscale == 1:
+            self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
+        else:
+            raise ValueError(f"no head upsampler={upsampler!r} for scale {upscale}")
+        self.apply(init_linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> (B, C, H*upscale, W*upscale)."""
+        x = (x - self.mean).contiguous(memory_format=torch.channels_last)
+        shallow = self.conv_first(x)
+        deep = self.norm(self.body(shallow))
+        return self.head(self.conv_after_body(to_map(deep)) + shallow, x) + self.mean
+
+    def body(self, shallow: Tensor) -> Tensor:
+        """(B, C, H, W) features of the first convolution -> (B, H, W, C)."""
+        x = self.patch_embed["norm"](to_tokens(shallow))
+        for group in self.layers:
+            x = group(x)
+        return x
+
+    def head(self, features: Tensor, x: Tensor) -> Tensor:
+        if self.upsampler == "pixelshuffle":
+            return self.conv_last(self.upsample(self.conv_before_upsample(features)))
+        if self.upsampler == "pixelshuffledirect":
+            return self.upsample(features)
+        return x + self.conv_last(features)
+
+
+def init_linear(module: nn.Module) -> None:
+    """Initialise linear layers as vision transformers do; for `nn.Module.apply`."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,105 @@
+"""Scan orders as index tables: every path that a published network takes over its pixels.
+
+A table is int32, (K, T): step t of path k visits token `table[k, t]`; -1 is a pad (`scan.ordered_scan`). Tokens are
+numbered in raster order. Tables depend on the size alone and are kept for the sizes last used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CROSS_WINDOW = 16  # side of the windows of the cross-scale scan, in high-resolution pixels
+
+
+def _table(build: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
+    """Turn `build(*size) -> array` into `table(*size, device) -> int32 tensor`, kept for the last 16 calls."""
+
+    @lru_cache(maxsize=16)
+    def table(*size_and_device: object) -> Tensor:
+        *size, device = size_and_device
+        array = np.ascontiguousarray(build(*size), dtype=np.int32)
+        with torch.inference_mode(False):  # a table first made at inference must also serve training
+            return torch.from_numpy(array).to(device)  # type: ignore[call-overload]
+
+    table.__doc__ = build.__doc__
+    return table
+
+
+def _grid(height: int, width: int) -> np.ndarray:
+    return np.arange(height * width, dtype=np.int32).reshape(height, width)
+
+
+def _both_ways(*paths: np.ndarray) -> np.ndarray:
+    """(K, T): each path followed by its reverse."""
+    return np.stack([way for path in paths for way in (path, path[::-1])])
+
+
+def _windows(grid: np.ndarray, size: int) -> np.ndarray:
+    """Windows in raster order, raster order inside; (H, W) -> (windows, size * size). H, W are multiples of size."""
+    height, width = grid.shape
+    tiles = grid.reshape(height // size, size, width // size, size)
+    return tiles.transpose(0, 2, 1, 3).reshape(-1, size * size)
+
+
+@_table
+def cross(height: int, width: int) -> np.ndarray:
+    """(4, H*W): rows, columns, rows reversed, columns reversed (VMamba's SS2D)."""
+    grid = _grid(height, width)
+    rows, columns = grid.ravel(), grid.T.ravel()
+    return np.stack([rows, columns, rows[::-1], columns[::-1]])
+
+
+@_table
+def window(height: int, width: int, size: int, columns: bool) -> np.ndarray:
+    """(2, T): window after window and the reverse of that; T is H*W with both sides padded to multiples of `size`.
+
+    With `columns` the windows follow each other down the columns and so do the pixels inside them (MambaCSR's c_w).
+    """
+    padded = np.pad(_grid(height, width), ((0, -height % size), (0, -width % size)), constant_values=-1)
+    return _both_ways(_windows(padded.T if columns else padded, size).ravel())
+
+
+@_table
+def cross_scale(height: int, width: int) -> np.ndarray:
+    """(4, 5*H*W/4): w16, w16 reversed, c_w16, c_w16 reversed over a map and its half-size twin together (MambaCSR).
+
+    Tokens are the H*W high-resolution pixels followed by the H*W/4 low-resolution ones. Steps come in fives: a low
+    pixel, then the 2x2 high pixels it covers. H and W are multiples of 16. A reversed path reverses the low and the
+    high sequence separately, so that the low pixel still leads its five.
+    """
+    high, low = _grid(height, width), height * width + _grid(height // 2, width // 2)
+
+    def fives(high: np.ndarray, low: np.ndarray) -> np.ndarray:
+        rows, columns = (side // 2 for side in high.shape)
+        cells = high.reshape(rows, 2, columns, 2).transpose(0, 2, 1, 3).reshape(rows, columns, 4)
+        leaders = _windows(low, CROSS_WINDOW // 2).reshape(-1, 1)
+        followers = np.stack([_windows(cells[..., i], CROSS_WINDOW // 2).ravel() for i in range(4)], axis=-1)
+        ahead = np.concatenate([leaders, followers], axis=1)
+        back = np.concatenate([leaders[::-1], followers[::-1, ::-1]], axis=1)
+        return np.stack([ahead.ravel(), back.ravel()])
+
+    return np.concatenate([fives(high, low), fives(high.T, low.T)])
+
+
+@_table
+def cross_scale_readout(height: int, width: int) -> np.ndarray:
+    """(H*W,): the pixel whose result the published code puts at each pixel after a column-first cross-scale scan.
+
+    It reads the windows, which were visited as a (W/16, H/16) grid, as if they were an (H/16, W/16) one: the
+    identity on square grids and a scramble on all others, which the published weights' results contain.
+    """
+    size = CROSS_WINDOW
+    visited = _windows(_grid(height, width).T, size)
+    misread = visited.reshape(height // size, width // size, size, size)
+    return misread.transpose(1, 3, 0, 2).ravel()
+
+
+@_table
+def channel(length: int) -> np.ndarray:
+    """(2, length): forward and reversed, over channels instead of pixels (VmambaIR)."""
+    return _both_ways(np.arange(length, dtype=np.int32))
