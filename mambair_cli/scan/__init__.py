@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mambair_cli.errors import UsageError
 from mambair_cli.scan import cpu, reference
+from mambair_cli.scan.meter import measure
 
 __all__ = ["BackendInfo", "backends", "chosen_backend", "ordered_scan", "selective_scan"]
 
@@ -90,7 +91,8 @@ def ordered_scan(
     Returns (B, L, D) summed over the directions, or (B, K, L, D) with reduce=False; 0 where no path goes.
     """
     module = _backend(x, A.shape[-1], dt_weight.shape[-1])
-    return module.ordered_scan(x, proj, dt_weight, dt_bias, A, D, orders, reduce)
+    updates = x.shape[0] * orders.shape[-1] * A.numel()
+    return measure(updates, lambda: module.ordered_scan(x, proj, dt_weight, dt_bias, A, D, orders, reduce))
 
 
 def selective_scan(

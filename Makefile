@@ -1,0 +1,44 @@
+# `make demo` and `make test` each work as the only command on a fresh machine with Python >= 3.10.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+PIP = -m pip --disable-pip-version-check --quiet
+KERNEL = CMakeLists.txt $(wildcard mambair_cli/scan/*.cpp mambair_cli/scan/*.hpp)
+
+.PHONY: demo test lint types pytest kernel format clean
+
+demo: $(DEMO_VENV)/.installed
+	$(DEMO_VENV)/bin/mambair upscale -s 4 --force docs/sample.png -o demo/
+	$(DEMO_VENV)/bin/mambair compare docs/sample.png demo/sample_x4.png --force -o demo/compare.html
+	@echo
+	@echo "The restored picture is demo/sample_x4.png; open demo/compare.html to see before and after."
+
+$(DEMO_VENV)/.installed: pyproject.toml constraints.txt weights.toml $(KERNEL) $(shell find mambair_cli -name '*.py')
+	test -d $(DEMO_VENV) || $(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python $(PIP) install -c constraints.txt .
+	touch $@
+
+test: lint types pytest
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(KERNEL)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP) install -c constraints.txt -e '.[test,dev]'
+	touch $@
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+
+types: $(VENV)/.installed
+	$(VENV)/bin/mypy
+
+pytest: $(VENV)/.installed
+	$(VENV)/bin/pytest
+
+format: $(VENV)/.installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO_VENV) demo build dist

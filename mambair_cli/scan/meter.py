@@ -1,0 +1,47 @@
+"""What a run spent in the scan: for `mambair bench --speed`, and nothing on the way of anybody else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Meter:
+    """State updates (one exponential each) and seconds since the meter was switched on."""
+
+    updates: int = 0
+    seconds: float = 0.0
+
+
+_running: Meter | None = None
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """Count and time every scan inside the block."""
+    global _running
+    before, _running = _running, Meter()
+    try:
+        yield _running
+    finally:
+        _running = before
+
+
+def measure(updates: int, run: Callable[[], Tensor]) -> Tensor:
+    """`run()`, noted if a meter is on."""
+    if _running is None:
+        return run()
+    meter = _running
+    start = time.perf_counter()
+    y = run()
+    if y.is_cuda:
+        torch.cuda.synchronize(y.device)
+    meter.seconds += time.perf_counter() - start
+    meter.updates += updates
+    return y
