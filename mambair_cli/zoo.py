@@ -1,0 +1,324 @@
+"""weights.toml as records: which models there are, what each is for, and which one a request means.
+
+The manifest stands beside this file in an installed package and at the top of a checkout. The environment variable
+`MAMBAIR_ZOO` names another one, with private models, say; it replaces ours and has the same form.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mambair_cli.errors import MambairError, Unavailable, UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+TASKS = ("upscale", "denoise", "derain", "decompress")
+DRIVE = "https://drive.google.com/uc?export=download&id={id}"
+
+Sigma = int | str | tuple[int, int] | None
+Quality = int | tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint is, and how to tell that it is the right one."""
+
+    filename: str
+    urls: tuple[str, ...] = ()  # tried in order; Google Drive's comes first where there is a drive_id
+    drive_id: str | None = None
+    folder: str | None = None  # a shared folder: the file can only be fetched by hand
+    bundled: bool = False  # shipped in mambair_cli/models/
+    sha256: str | None = None
+    bytes: int | None = None
+    key: str | None = None  # container inside the file: "params" or "params_ema"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How PSNR and SSIM were measured: channel "y" (BT.601), "rgb" or "gray", `crop` pixels cut off each side.
+
+    Values are rounded to 8 bits first unless `note` says otherwise.
+    """
+
+    channel: str
+    crop: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is known of a model. Code reads it; nothing branches on a model's name."""
+
+    name: str
+    family: str
+    arch: str  # for archs.build, with kwargs
+    kwargs: Mapping[str, Any] = field(hash=False)
+    task: str
+    source: Source
+    protocol: Protocol
+    params: int  # number of trained values
+    scale: int = 1
+    sigma: Sigma = None  # noise level of 255, "real", or a (low, high) range
+    quality: Quality = None  # JPEG quality, or a range
+    compressed: bool = False  # for low-resolution input that went through JPEG
+    channels: int = 3
+    multiple: int = 1  # the input is padded to a multiple of this; 1 where the network pads by itself
+    pad_mode: str = "reflect"  # or "symmetric": the edge itself is repeated too
+    pad_extra: bool = False  # a size that is a multiple already still gets a whole one more
+    min_size: int = 1  # shortest side that the network accepts
+    licence: str = "unknown"
+    training: str = "unknown"
+    good_for: str = ""
+    not_for: str = ""
+    remarks: str = ""
+    published: Mapping[str, tuple[float, float | None]] = field(default_factory=dict, hash=False)
+    aliases: tuple[str, ...] = ()
+    citation: str | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the checkpoint, estimated from the parameters where it is not known."""
+        return self.source.bytes or 4 * self.params
+
+    @property
+    def level(self) -> str:
+        """The job in a word: "x4", "σ25", "real", "q10", or "" where the task says it all."""
+        if self.scale > 1:
+            return f"x{self.scale}"
+        if self.sigma == "real":
+            return "real"
+        for sign, value in (("σ", self.sigma), ("q", self.quality)):
+            if value is not None:
+                return sign + ("-".join(map(str, value)) if isinstance(value, tuple) else str(value))
+        return ""
+
+
+def zoo() -> Mapping[str, ModelSpec]:
+    """Every model by name, in order of recommendation. Raises MambairError on a manifest that makes no sense."""
+    return _read(manifest())[0]
+
+
+def bibtex(spec: ModelSpec) -> str:
+    """The BibTeX entry of the paper, "" where there is none."""
+    return _read(manifest())[1].get(spec.citation or "", "")
+
+
+def manifest() -> Path:
+    """The weights.toml in use."""
+    if other := os.environ.get("MAMBAIR_ZOO"):
+        return Path(other)
+    package = Path(__file__).parent
+    installed = package / "weights.toml"
+    return installed if installed.exists() else package.parent / "weights.toml"
+
+
+def find(name: str, *, task: str | None = None, scale: int | None = None) -> ModelSpec:
+    """The model of this name, or the best one with this alias (of the largest scale where none is given).
+
+    Raises UsageError, with near names, where there is none, where it does another job, or where an alias stands for
+    several jobs.
+    """
+    models = zoo()
+    if name in models:
+        return _fitting(models[name], task, scale)
+    named = [spec for spec in models.values() if name in spec.aliases]
+    if not named:
+        raise UsageError(f"There is no model {name!r}.", _suggest(name, models))
+    fits = [spec for spec in named if task in (None, spec.task) and scale in (None, spec.scale)]
+    if not fits:
+        job = f"{task or ''}{f' x{scale}' if scale else ''}".strip()
+        raise UsageError(f"No {name!r} model does {job}.", f"{name!r} stands for {_names(named)}.")
+    if len({spec.task for spec in fits}) > 1:
+        raise UsageError(f"{name!r} stands for several models.", f"Name one of {_names(fits)}.")
+    return max(fits, key=lambda spec: spec.scale)  # the first of equals
+
+
+def resolve(
+    task: str,
+    *,
+    scale: int | None = None,
+    sigma: int | str | None = None,
+    quality: int | None = None,
+    model: str | None = None,
+    compressed: bool = False,
+) -> ModelSpec:
+    """The model that a request means.
+
+    Without `model`, the bundled one of the task; an alias (`light`, `base`, ...) gives the best published one of that
+    kind. Noise: the nearest trained level at or above `sigma` (0 to 255), else the highest; "real" is its own kind.
+    JPEG: the nearest quality, the stronger of two equals. A full model name always wins, and so does a level that
+    nobody trained for: compare `spec.sigma` or `spec.quality` with the wish to tell the user.
+
+    Raises UsageError for a request that makes no sense, Unavailable where no bundled model can do it; its hint names
+    the command that fetches one.
+    """
+    if model is not None and model in zoo():
+        return find(model, task=task, scale=scale)
+    if model is not None:
+        best = find(model, task=task, scale=scale)
+        candidates = [s for s in zoo().values() if model in s.aliases and (s.task, s.scale) == (task, best.scale)]
+        return _nearest(candidates, sigma, quality)
+
+    candidates = [s for s in zoo().values() if s.task == task and s.compressed == compressed]
+    if scale is not None:
+        candidates = [s for s in candidates if s.scale == scale]
+    if not candidates:
+        job = f"{task}{' --compressed' if compressed else ''}"
+        raise UsageError(f"No model does {job} x{scale}.", "`mambair models list` shows what there is.")
+    if bundled := _of_kind([s for s in candidates if s.source.bundled], sigma):
+        return _nearest(bundled, sigma, quality)
+    largest = max(s.scale for s in candidates)
+    spec = _nearest([s for s in candidates if s.scale == largest], sigma, quality)
+    raise Unavailable(
+        f"No bundled model does {task} {spec.level}".rstrip() + ".",
+        f"Add `-m {spec.name}`, or fetch it first: `mambair models download {spec.name}`.",
+    )
+
+
+def complete(incomplete: str) -> list[tuple[str, str]]:
+    """Shell completion: names and aliases that start so, each with a line of help."""
+    models = zoo()
+    names = [(spec.name, f"{spec.task} {spec.level}, {spec.params / 1e6:.1f} M") for spec in models.values()]
+    aliases = dict.fromkeys(alias for spec in models.values() for alias in spec.aliases)
+    names += [(alias, _names(s for s in models.values() if alias in s.aliases)) for alias in aliases]
+    return [(name, help) for name, help in names if name.startswith(incomplete)]
+
+
+# ------------------------------------------------------------------------------------------------ choosing
+
+
+def _fitting(spec: ModelSpec, task: str | None, scale: int | None) -> ModelSpec:
+    for what, asked, has in (("task", task, spec.task), ("scale", scale, spec.scale)):
+        if asked not in (None, has):
+            others = [s for s in zoo().values() if s.task == (task or s.task) and s.scale == (scale or s.scale)]
+            raise UsageError(
+                f"{spec.name} is a model for {spec.task} {spec.level}".rstrip()
+                + f"; the {what} asked for is {asked}.",
+                f"Models for that: {_names(others)}." if others else "`mambair models list` shows what there is.",
+            )
+    return spec
+
+
+def _of_kind(candidates: list[ModelSpec], sigma: int | str | None) -> list[ModelSpec]:
+    """Real and synthetic noise are different kinds: neither stands in for the other."""
+    return [s for s in candidates if sigma is None or (s.sigma == "real") == (sigma == "real")]
+
+
+def _nearest(candidates: list[ModelSpec], sigma: int | str | None, quality: int | None) -> ModelSpec:
+    """The best by level; the first of equals, as the manifest stands in order of recommendation."""
+    task = candidates[0].task
+    if task == "denoise":
+        fits = _of_kind(candidates, sigma)
+        if not fits:
+            raise UsageError(f"None of these removes noise {sigma!r}.", f"They are {_names(candidates)}.")
+        return _by_level(fits, lambda s: s.sigma, sigma, lambda low, want: (low < want, abs(low - want)), "--sigma")
+    if task == "decompress":
+        return _by_level(
+            candidates, lambda s: s.quality, quality, lambda low, want: (abs(low - want), low), "--quality"
+        )
+    return max(candidates, key=lambda s: s.scale)
+
+
+def _by_level(
+    candidates: list[ModelSpec],
+    level: Callable[[ModelSpec], Sigma | Quality],
+    want: int | str | None,
+    distance: Callable[[int, int], tuple[float, float]],
+    option: str,
+) -> ModelSpec:
+    """The model whose level (or nearest end of its range) has the least `distance` to `want`."""
+    if isinstance(want, str) or len({level(s) for s in candidates}) == 1:
+        return candidates[0]
+    if want is None:
+        blind = [s for s in candidates if isinstance(level(s), tuple)]
+        if not blind:
+            raise UsageError(f"Which of {_names(candidates)}?", f"Say so with `-m`, or give {option}.")
+        return blind[0]
+
+    def badness(spec: ModelSpec) -> tuple[float, float]:
+        has = level(spec)
+        if isinstance(has, tuple):
+            return distance(min(max(want, has[0]), has[1]), want)
+        return distance(has, want) if isinstance(has, int) else (float("inf"), 0)
+
+    return min(candidates, key=badness)
+
+
+def _suggest(name: str, models: Mapping[str, ModelSpec]) -> str:
+    known = [*models, *dict.fromkeys(alias for spec in models.values() for alias in spec.aliases)]
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(near)}?" if near else "`mambair models list` shows the names."
+
+
+def _names(specs: Iterable[ModelSpec]) -> str:
+    return ", ".join(spec.name for spec in specs)
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+@cache
+def _read(path: Path) -> tuple[Mapping[str, ModelSpec], Mapping[str, str]]:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MambairError(f"Cannot read the list of models {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise MambairError(f"{path} is not a list of models: {error}.") from error
+    models = {}
+    for name, entry in data.get("models", {}).items():
+        try:
+            models[name] = _spec(name, _inherit(entry, data.get("defaults", {})), data.get("protocols", {}))
+        except (KeyError, TypeError, ValueError) as error:
+            raise MambairError(f"{path}: model {name!r} is not well described: {error}.") from error
+    return MappingProxyType(models), MappingProxyType(data.get("citations", {}))
+
+
+def _inherit(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`entry` over the defaults it is `like`; tables merge, other values replace."""
+    base = _inherit(defaults[entry["like"]], defaults) if "like" in entry else {}
+    own = {key: value for key, value in entry.items() if key != "like"}
+    return base | {k: base.get(k, {}) | v if isinstance(v, dict) else v for k, v in own.items()}
+
+
+def _spec(name: str, entry: Mapping[str, Any], protocols: Mapping[str, Any]) -> ModelSpec:
+    entry = dict(entry)
+    scale = entry.get("scale", 1)
+    protocol = Protocol(**protocols[entry.pop("protocol")])
+    if protocol.crop == "scale":
+        protocol = replace(protocol, crop=scale)
+    if entry["task"] not in TASKS:
+        raise ValueError(f"task {entry['task']!r}")
+    for key in ("sigma", "quality"):
+        if isinstance(entry.get(key), list):
+            low, high = entry[key]
+            entry[key] = (low, high)
+    scores = {k: (v[0], v[1] if len(v) > 1 else None) for k, v in entry.pop("published", {}).items()}
+    return ModelSpec(
+        name=name,
+        kwargs=MappingProxyType(entry.pop("kwargs")),
+        source=_source(**entry.pop("source")),
+        protocol=protocol,
+        published=MappingProxyType(scores),
+        aliases=tuple(entry.pop("aliases", ())),
+        **entry,
+    )
+
+
+def _source(filename: str, urls: Iterable[str] = (), drive_id: str | None = None, **more: Any) -> Source:
+    # The file will be written to the cache under this name: it must not lead anywhere else.
+    if filename != Path(filename).name or set(filename) & set("/\\:\0") or filename in ("", ".", ".."):
+        raise ValueError(f"{filename!r} is not a plain file name")
+    drive = (DRIVE.format(id=drive_id),) if drive_id else ()
+    return Source(filename, drive + tuple(url.format(filename=filename) for url in urls), drive_id=drive_id, **more)
