@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
+from mambair_cli.archs.mambacsr import MambaCSR
 from mambair_cli.archs.mambair import MambaIR
+from mambair_cli.archs.mambair_unet import MambaIRUNet
 from mambair_cli.archs.mambairv2 import MambaIRv2, MambaIRv2Light
+from mambair_cli.archs.vmambair import DERAIN, REALSR, SISR, VmambaIR
 from mambair_cli.errors import UsageError
 
 __all__ = ["ARCHS", "build"]
 
 ARCHS: dict[str, Callable[..., nn.Module]] = {
     "mambair": MambaIR,
+    "mambair_unet": MambaIRUNet,
     "mambairv2": MambaIRv2,
     "mambairv2_light": MambaIRv2Light,
+    "vmambair_derain": partial(VmambaIR, DERAIN, False),
+    "vmambair_sisr": partial(VmambaIR, SISR, True),
+    "vmambair_realsr": partial(VmambaIR, REALSR, True),
+    "mambacsr": MambaCSR,
 }
 
 # Published arguments that change nothing about the result, for networks that do not take them.

@@ -1,0 +1,97 @@
+"""MambaIR for real denoising, and the U-Net it shares with VmambaIR (that of Restormer, Zamir et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mambair_cli.archs.layers import conv, init_linear, to_map, to_tokens
+from mambair_cli.archs.mambair import Block
+
+LEVELS = (1, 2, 3, 4)
+MULTIPLE = 2 ** (len(LEVELS) - 1)  # of height and width
+
+
+def _resampler(width: int, outputs: int, shuffle: nn.Module) -> nn.ModuleDict:
+    return nn.ModuleDict({"body": nn.Sequential(nn.Conv2d(width, outputs, 3, padding=1, bias=False), shuffle)})
+
+
+class UNet(nn.Module):
+    """Four levels of channel-last blocks, `dim` wide at the top and twice as wide with every halving.
+
+    Subclasses bring the head. The top decoder level has no reduction, hence works at 2*dim.
+    """
+
+    def __init__(
+        self,
+        block: Callable[[int], nn.Module],
+        inp_channels: int,
+        dim: int,
+        num_blocks: Sequence[int],
+        num_refinement_blocks: int,
+    ) -> None:
+        super().__init__()
+        if len(num_blocks) != len(LEVELS):
+            raise ValueError(f"num_blocks needs {len(LEVELS)} numbers, not {list(num_blocks)}")
+
+        def stage(count: int, width: int) -> nn.Sequential:
+            return nn.Sequential(*(block(width) for _ in range(count)))
+
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(inp_channels, dim, 3, padding=1, bias=False)})
+        for level in LEVELS[:-1]:
+            width, count = dim * 2 ** (level - 1), num_blocks[level - 1]
+            setattr(self, f"encoder_level{level}", stage(count, width))
+            setattr(self, f"down{level}_{level + 1}", _resampler(width, width // 2, nn.PixelUnshuffle(2)))
+            setattr(self, f"up{level + 1}_{level}", _resampler(2 * width, 4 * width, nn.PixelShuffle(2)))
+            if level > 1:
+                setattr(self, f"reduce_chan_level{level}", nn.Conv2d(2 * width, width, 1, bias=False))
+            setattr(self, f"decoder_level{level}", stage(count, width if level > 1 else 2 * width))
+        self.latent = stage(num_blocks[-1], dim * MULTIPLE)
+        self.refinement = stage(num_refinement_blocks, 2 * dim)
+        self.apply(init_linear)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 2*dim, H, W). Raises ValueError unless H and W are multiples of 8."""
+        height, width = x.shape[-2:]
+        if height % MULTIPLE or width % MULTIPLE:
+            raise ValueError(f"height and width must be multiples of {MULTIPLE}, not {height} and {width}")
+        y = to_tokens(self.patch_embed["proj"](x.contiguous(memory_format=torch.channels_last)))
+        skips = {}
+        for level in LEVELS[:-1]:
+            skips[level] = y = self.get_submodule(f"encoder_level{level}")(y)
+            y = conv(y, self.get_submodule(f"down{level}_{level + 1}.body"))
+        y = self.latent(y)
+        for level in reversed(LEVELS[:-1]):
+            y = conv(y, self.get_submodule(f"up{level + 1}_{level}.body"))
+            y = torch.cat([y, skips.pop(level)], dim=-1)
+            if level > 1:
+                y = conv(y, self.get_submodule(f"reduce_chan_level{level}"))
+            y = self.get_submodule(f"decoder_level{level}")(y)
+        return to_map(self.refinement(y))
+
+
+class MambaIRUNet(UNet):
+    """MambaIR's network for real camera noise. Height and width are multiples of 8."""
+
+    def __init__(
+        self,
+        *,
+        inp_channels: int = 3,
+        out_channels: int = 3,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        mlp_ratio: float = 2.0,
+        d_state: int = 16,
+    ) -> None:
+        def block(width: int) -> nn.Module:
+            return Block(width, d_state, mlp_ratio)
+
+        super().__init__(block, inp_channels, dim, num_blocks, num_refinement_blocks)
+        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> the same shape."""
+        return self.output(self.features(x)) + x
