@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mambair_cli.scan import ordered_scan
+from mambair_cli.scan import fused, ordered_scan
 from mambair_cli.scan import orders as paths
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; grey input has none
@@ -42,13 +42,14 @@ def pointwise(x: Tensor, module: nn.Conv2d) -> Tensor:
 
 
 def dwconv_silu(x: Tensor, module: nn.Conv2d) -> Tensor:
-    """SiLU of a depthwise convolution."""
-    return F.silu(conv(x, module))
+    """SiLU of a 3x3 depthwise convolution."""
+    assert module.bias is not None
+    return fused.depthwise_silu(x, module.weight, module.bias)
 
 
-def norm_gate(y: Tensor, z: Tensor, norm: nn.Module) -> Tensor:
+def norm_gate(y: Tensor, z: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Normalise y over channels and gate it by SiLU(z)."""
-    return norm(y) * F.silu(z)
+    return fused.norm_gate(y, z, norm.weight, norm.bias, norm.eps)
 
 
 def scale_add(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
