@@ -28,26 +28,27 @@ def luma(picture: Array) -> NDArray[np.float64]:
     return picture @ _LUMA / 255.0 + 16.0
 
 
-def psnr(restored: Array, truth: Array, *, channel: Channel = "y", crop: int = 0) -> float:
+def psnr(restored: Array, truth: Array, *, channel: Channel = "y", crop: int = 0, round_luma: bool = False) -> float:
     """Peak signal-to-noise ratio in dB with peak 255, the error averaged over all channels together.
 
     `channel`: "y" compares luma (one-channel pictures are taken as they are), "rgb" all channels, "gray"
-    insists on one channel. `crop` pixels are left out on every side. Infinite if the pictures are equal.
+    insists on one channel. `crop` pixels are left out on every side. `round_luma` rounds Y to whole levels, as
+    Matlab's rgb2ycbcr does on bytes. Infinite if the pictures are equal.
     Raises ValueError if the shapes differ, do not suit the channel, or nothing is left after the crop.
     """
-    a, b = _planes(restored, truth, channel, crop)
+    a, b = _planes(restored, truth, channel, crop, round_luma)
     mse = float(np.mean((a - b) ** 2))
     return 10.0 * math.log10(255.0**2 / mse) if mse else math.inf
 
 
-def ssim(restored: Array, truth: Array, *, channel: Channel = "y", crop: int = 0) -> float:
+def ssim(restored: Array, truth: Array, *, channel: Channel = "y", crop: int = 0, round_luma: bool = False) -> float:
     """Structural similarity (Wang et al., IEEE TIP 2004): Gaussian 11x11 of sigma 1.5, valid area only.
 
     Computed per channel and averaged; C1 = (0.01 * 255)^2, C2 = (0.03 * 255)^2, biased covariances, as in
     the authors' Matlab code and BasicSR. Arguments and errors as for `psnr`; after the crop at least 11x11
     pixels.
     """
-    a, b = _planes(restored, truth, channel, crop)
+    a, b = _planes(restored, truth, channel, crop, round_luma)
     if min(a.shape[:2]) < 11:
         raise ValueError(f"SSIM needs 11x11 pixels after the crop, here are {a.shape[1]}x{a.shape[0]}")
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -58,23 +59,21 @@ def ssim(restored: Array, truth: Array, *, channel: Channel = "y", crop: int = 0
     return float(np.mean(similarity / ((mean_a**2 + mean_b**2 + c1) * (energy + c2))))
 
 
-def _planes(restored: Array, truth: Array, channel: Channel, crop: int) -> tuple[Array, Array]:
+def _planes(restored: Array, truth: Array, channel: Channel, crop: int, round_luma: bool) -> tuple[Array, Array]:
     """Both pictures as float64 (h, w, c), in the channel of the protocol and without the border."""
     if restored.shape != truth.shape:
         raise ValueError(f"pictures differ in shape: {restored.shape} against {truth.shape}")
     pair = [p if p.ndim == 3 else p[..., None] for p in (restored, truth)]
     height, width, channels = pair[0].shape
-    if (
-        channels not in (1, 3)
-        or (channel == "gray" and channels != 1)
-        or (channel == "rgb" and channels != 3)
-    ):
+    if channels not in (1, 3) or (channel == "gray" and channels != 1) or (channel == "rgb" and channels != 3):
         raise ValueError(f"cannot measure {channel!r} on {channels} channels")
     if crop < 0 or min(height, width) <= 2 * crop:
         raise ValueError(f"a border of {crop} leaves nothing of {width}x{height} pixels")
     pair = [p[crop : height - crop, crop : width - crop].astype(np.float64) for p in pair]
     if channel == "y" and channels == 3:
         pair = [luma(p)[..., None] for p in pair]
+        if round_luma:
+            pair = [np.floor(p + 0.5) for p in pair]
     return pair[0], pair[1]
 
 

@@ -48,12 +48,14 @@ class Source:
 class Protocol:
     """How PSNR and SSIM were measured: channel "y" (BT.601), "rgb" or "gray", `crop` pixels cut off each side.
 
-    Values are rounded to 8 bits first unless `note` says otherwise.
+    `rounding`: "uint8" (of the picture, as saved), "luma" (of the picture, then of its Y, as MATLAB's rgb2ycbcr does)
+    or "none" (of neither).
     """
 
     channel: str
     crop: int
     note: str = ""
+    rounding: str = "uint8"
 
 
 @dataclass(frozen=True)

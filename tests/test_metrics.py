@@ -52,6 +52,14 @@ def test_luma_is_studio_swing_and_not_rounded() -> None:
     np.testing.assert_allclose(luma(colours)[0], [16, 235, 81.481, 16 + 65.481 / 255])
 
 
+def test_luma_can_be_rounded_as_matlab_does() -> None:
+    a, b = pair((24, 24, 3))
+    grey = [np.floor(luma(p) + 0.5).astype(np.uint8) for p in (a, b)]
+    assert psnr(a, b, round_luma=True) == pytest.approx(psnr(*grey, channel="gray"))
+    assert ssim(a, b, round_luma=True) == pytest.approx(ssim(*grey, channel="gray"))
+    assert psnr(a, b, round_luma=True) != psnr(a, b)
+
+
 def test_one_level_everywhere() -> None:
     a = np.full((20, 20), 100, np.uint8)
     assert psnr(a + 1, a) == pytest.approx(20 * math.log10(255))
