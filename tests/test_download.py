@@ -1,0 +1,329 @@
+"""Downloads against a server that misbehaves: the target is the right file, or it is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mambair_cli import download as module
+from mambair_cli.download import download, sha256_of
+from mambair_cli.errors import BadCheckpoint, Unavailable
+from tests.server import (
+    Server,
+    Step,
+    cut,
+    good,
+    hang_up,
+    page,
+    redirect,
+    stall,
+    status,
+    trickle,
+    unsized,
+    whole,
+)
+
+BODY = random.Random(0).randbytes(300_000)
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries, recorded instead of slept through."""
+    pauses: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", pauses.append)
+    monkeypatch.delenv("MAMBAIR_OFFLINE", raising=False)
+    return pauses
+
+
+def ranges(server: Server) -> list[str | None]:
+    return [headers.get("Range") for _, headers in server.requests]
+
+
+def test_download_moves_a_verified_file_into_place(server: Server, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "weights.pth"
+    assert download([server.put("/w", BODY)], target, sha256=SHA256, bytes=len(BODY)) == target
+    assert target.read_bytes() == BODY
+    assert [path.name for path in target.parent.iterdir() if not path.name.startswith(".")] == ["weights.pth"]
+    download([server.url("/w")], target, sha256=SHA256)
+    assert len(server.requests) == 1, "what is there is not fetched again"
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["hash known", "hash unknown"])
+def test_truncated_download_is_resumed(server: Server, tmp_path: Path, known: bool) -> None:
+    url = server.put("/w", BODY, cut(100_000))
+    target = download([url], tmp_path / "w", sha256=SHA256 if known else None)
+    assert target.read_bytes() == BODY
+    assert ranges(server) == [None, "bytes=100000-"]
+
+
+def test_a_later_run_resumes_what_an_earlier_one_left(server: Server, tmp_path: Path) -> None:
+    url = server.put("/w", BODY, cut(200_000), status(404))
+    with pytest.raises(Unavailable, match="HTTP 404"):
+        download([url], tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+    assert download([url], tmp_path / "w").read_bytes() == BODY
+    assert ranges(server)[-1] == "bytes=200000-"
+
+
+def test_a_part_of_an_older_file_is_not_continued(server: Server, tmp_path: Path) -> None:
+    server.put("/w", b"x" * len(BODY), cut(200_000), status(404))
+    with pytest.raises(Unavailable):
+        download([server.url("/w")], tmp_path / "w")
+    url = server.put("/w", BODY)
+    assert download([url], tmp_path / "w").read_bytes() == BODY
+
+
+def test_a_part_without_validator_is_continued_only_under_a_known_hash(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w.part").write_bytes(b"stale" * 10)
+    assert download([server.put("/w", BODY)], tmp_path / "w").read_bytes() == BODY
+    assert ranges(server) == [None]
+    (tmp_path / "v.part").write_bytes(b"stale" * 10)
+    assert download([server.url("/w")], tmp_path / "v", sha256=SHA256).read_bytes() == BODY
+    assert ranges(server) == [None, "bytes=50-", None], "the mixture is thrown away and fetched anew"
+
+
+def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:
+    url = server.put("/w", BODY, cut(100_000), whole)
+    assert download([url], tmp_path / "w").read_bytes() == BODY
+
+
+def test_416_starts_over(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w.part").write_bytes(b"x" * (len(BODY) + 5))
+    url = server.put("/w", BODY)
+    assert download([url], tmp_path / "w", sha256=SHA256).read_bytes() == BODY
+    assert ranges(server) == [f"bytes={len(BODY) + 5}-", None]
+
+
+def test_416_for_ever_gives_up(server: Server, tmp_path: Path) -> None:
+    url = server.put("/w", BODY, *[status(416)] * 9)
+    with pytest.raises(Unavailable, match="does not fit"):
+        download([url], tmp_path / "w")
+    assert len(server.requests) == module.TRIES
+
+
+def test_wrong_range_is_noticed(server: Server, tmp_path: Path) -> None:
+    def shifted(handler, body: bytes) -> None:
+        handler.answer(206, body[7:], Content_Range=f"bytes 7-{len(body) - 1}/{len(body)}")
+
+    url = server.put("/w", BODY, cut(100_000), shifted)
+    assert download([url], tmp_path / "w").read_bytes() == BODY
+
+
+@pytest.mark.parametrize("step", [good, whole, unsized], ids=lambda step: step.__name__)
+def test_wrong_hash_is_refused(server: Server, tmp_path: Path, step: Step) -> None:
+    url = server.put("/w", BODY[:-1] + b"\0", step)
+    with pytest.raises(Unavailable, match="sha256 is .* not " + SHA256) as error:
+        download([url], tmp_path / "w", sha256=SHA256)
+    assert url in error.value.hint
+    assert str(tmp_path / "w") in error.value.hint
+    assert error.value.exit_code == 3
+    assert not list(tmp_path.glob("w*"))
+
+
+@pytest.mark.parametrize("body", [BODY[:-1], BODY + b"\0"], ids=["short", "long"])
+@pytest.mark.parametrize("step", [good, unsized], ids=lambda step: step.__name__)
+def test_wrong_size_is_refused(server: Server, tmp_path: Path, body: bytes, step: Step) -> None:
+    with pytest.raises(Unavailable, match="bytes"):
+        download([server.put("/w", body, *[step] * 9)], tmp_path / "w", bytes=len(BODY))
+    assert not (tmp_path / "w").exists()
+
+
+PAGES = {
+    "by its type": page("<p>Please log in</p>"),
+    "by its start": status(
+        200, b"\n<!DOCTYPE html><html><p>Please log in</p>", Content_Type="application/octet-stream"
+    ),
+}
+
+
+@pytest.mark.parametrize("step", PAGES.values(), ids=PAGES)
+def test_a_web_page_is_no_file(server: Server, tmp_path: Path, step: Step) -> None:
+    with pytest.raises(Unavailable, match="a web page came instead"):
+        download([server.put("/w", BODY, *[step] * 9)], tmp_path / "w")
+    assert not list(tmp_path.glob("w*"))
+
+
+def test_check_can_refuse(server: Server, tmp_path: Path) -> None:
+    def check(file: Path) -> None:
+        raise BadCheckpoint("it holds no weights")
+
+    with pytest.raises(Unavailable, match="it holds no weights"):
+        download([server.put("/w", BODY)], tmp_path / "w", check=check)
+    assert not list(tmp_path.glob("w*"))
+
+
+def test_google_drive_asks_for_a_confirmation(server: Server, tmp_path: Path) -> None:
+    server.put("/download", BODY)
+    form = """<!DOCTYPE html><p>Google Drive can't scan this file for viruses.</p>
+        <form id="download-form" action="/download" method="get"><input type="submit" value="Download anyway"/>
+        <input type="hidden" name="id" value="1x&amp;y"><input type="hidden" name="confirm" value="t">
+        <input type="hidden" name="uuid" value="5-6"></form>"""
+    url = server.put("/uc", BODY, page(form))
+    assert download([url + "?id=1"], tmp_path / "w", sha256=SHA256).read_bytes() == BODY
+    assert server.requests[-1][0] == "/download?id=1x%26y&confirm=t&uuid=5-6"
+
+
+def test_google_drive_quota_leads_to_the_mirror(server: Server, tmp_path: Path) -> None:
+    drive = server.put("/uc", BODY, page("<title>Google Drive - Quota exceeded</title>"))
+    assert download([drive, server.put("/mirror", BODY)], tmp_path / "w", sha256=SHA256).read_bytes() == BODY
+    server.put("/uc", BODY, page("<title>Google Drive - Quota exceeded</title>"))
+    with pytest.raises(Unavailable, match="quota"):
+        download([drive], tmp_path / "v")
+
+
+@pytest.mark.parametrize("step", [stall(100_000), trickle], ids=["silent", "trickling"])
+def test_stalled_server_is_left_and_resumed(server: Server, tmp_path: Path, step: Step) -> None:
+    url = server.put("/w", BODY, step)
+    assert download([url], tmp_path / "w", timeout=0.3).read_bytes() == BODY
+    first, then = ranges(server)
+    assert first is None
+    assert then is not None, "what had come is kept"
+
+
+def test_stalled_for_ever_gives_up(server: Server, tmp_path: Path) -> None:
+    url = server.put("/w", BODY, *[stall(10)] * 9)
+    with pytest.raises(Unavailable, match="fell silent"):
+        download([url], tmp_path / "w", timeout=0.1)
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_busy_server_is_asked_again_later(server: Server, tmp_path: Path, waits: list[float], code: int) -> None:
+    url = server.put("/w", BODY, status(code), hang_up, status(code))
+    assert download([url], tmp_path / "w").read_bytes() == BODY
+    assert waits == [1, 2, 4]
+
+
+def test_retry_after_is_honoured(server: Server, tmp_path: Path, waits: list[float]) -> None:
+    from datetime import datetime, timedelta, timezone
+
+    soon = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=30), usegmt=True)
+    script = [status(429, Retry_After=after) for after in ("7", soon, "86400", "nonsense")]
+    assert download([server.put("/w", BODY, *script)], tmp_path / "w").read_bytes() == BODY
+    assert waits[0] == 7
+    assert 0 < waits[1] <= 30
+    assert waits[2:] == [module.LONGEST_WAIT, 8]
+
+
+def test_tries_start_anew_while_it_gets_on(server: Server, tmp_path: Path) -> None:
+    body = random.Random(1).randbytes(12 * module.PROGRESS)
+
+    def next_piece(handler, body: bytes) -> None:
+        start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        piece = body[start : start + module.PROGRESS]
+        span = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        code = 206 if start else 200
+        handler.answer(code, piece, Content_Length=len(body) - start, Content_Range=span, ETag=f'"{hash(body)}"')
+
+    url = server.put("/w", body, *[next_piece] * 11)
+    assert download([url], tmp_path / "w").read_bytes() == body
+
+
+def test_mirrors_are_tried_in_order_and_reasons_told(server: Server, tmp_path: Path) -> None:
+    gone, moved = server.url("/gone"), server.put("/moved", BODY, redirect("/w"))
+    server.put("/w", BODY)
+    assert download([gone, moved], tmp_path / "w").read_bytes() == BODY
+    with pytest.raises(Unavailable) as error:
+        download([gone, "ftp://example.org/w", "http://127.0.0.1:9/w"], tmp_path / "v")
+    for part in ("HTTP 404", "example.org", "127.0.0.1:9: no connection (2 times)"):
+        assert part in error.value.message
+
+
+def test_offline_says_what_to_put_where(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, target = server.put("/w", BODY), tmp_path / "cache" / "weights.pth"
+    monkeypatch.setenv("MAMBAIR_OFFLINE", "1")
+    with pytest.raises(Unavailable) as error:
+        download([url], target)
+    assert "weights.pth" in error.value.message
+    assert url in error.value.hint
+    assert str(target) in error.value.hint
+    monkeypatch.setenv("MAMBAIR_OFFLINE", "0")
+    with pytest.raises(Unavailable):
+        download([url], target, offline=True)
+    assert not server.requests
+    assert download([url], target).read_bytes() == BODY
+
+
+def test_a_wrong_file_in_place_is_reported_not_replaced(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(b"mine")
+    with pytest.raises(Unavailable, match="not the right file"):
+        download([server.put("/w", BODY)], tmp_path / "w", sha256=SHA256)
+    assert (tmp_path / "w").read_bytes() == b"mine"
+
+
+def test_full_disk_is_told_before_it_is_full(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shutil import _ntuple_diskusage as usage
+
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10, 10, 1000))
+    with pytest.raises(Unavailable, match="No room"):
+        download([server.put("/w", BODY)], tmp_path / "w")
+
+
+def test_folder_that_cannot_be_made(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Unavailable, match="Cannot write"):
+        download([server.put("/w", BODY)], tmp_path / "file" / "w")
+
+
+def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    def when_released(handler, body: bytes) -> None:
+        begun.set()
+        released.wait(30)
+        good(handler, body)
+
+    url = server.put("/w", BODY, when_released)
+    code = (
+        "import pathlib, mambair_cli.download as d;"
+        f"d.download([{url!r}], pathlib.Path({str(tmp_path / 'w')!r}), sha256={SHA256!r})"
+    )
+    first = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert begun.wait(30)
+    second = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert "Waiting for another process" in second.stderr.readline()
+    released.set()
+    assert [first.wait(30), second.wait(30)] == [0, 0]
+    assert (tmp_path / "w").read_bytes() == BODY
+    assert len(server.requests) == 1
+
+
+STEPS = [good, whole, unsized, hang_up, cut(1), cut(150_000), cut(299_999), status(503), status(416), status(404)]
+STEPS += [*PAGES.values(), cut(150_000, ETag='W/"weak"')]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(script=st.lists(st.sampled_from(STEPS), max_size=8), known=st.booleans(), stale=st.booleans())
+def test_whatever_the_server_does_the_target_is_right_or_absent(
+    server: Server, tmp_path: Path, script: list[Step], known: bool, stale: bool
+) -> None:
+    target = tmp_path / "w"
+    target.unlink(missing_ok=True)
+    if stale:
+        (tmp_path / "w.part").write_bytes(b"stale" * 1000)
+        (tmp_path / "w.part.json").write_text(json.dumps({"url": server.url("/w"), "validator": '"old"'}))
+    url = server.put("/w", BODY, *script)
+    try:
+        download([url], target, sha256=SHA256 if known else None)
+    except Unavailable:
+        assert not target.exists()
+    else:
+        assert sha256_of(target) == SHA256
