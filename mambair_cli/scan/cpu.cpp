@@ -52,6 +52,12 @@ std::vector<std::string> names() {
   return out;
 }
 
+// Floats that the forward keeps for the backward.
+int64_t kept_size(int64_t batch, int64_t directions, int64_t steps, int64_t channels, int64_t states) {
+  const int64_t width = active->width, blocks = (channels + width - 1) / width;
+  return batch * directions * blocks * ((steps + CHUNK - 1) / CHUNK) * states * width;
+}
+
 template <class T>
 T* pointer(const Maybe& a) {
   return a ? (T*)a->data() : nullptr;
@@ -98,7 +104,7 @@ Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe
 // y (halves, batch, length, channels): each half sums half of the directions, so that a narrow network still has
 // work for all threads; the caller adds the halves. Or (1, batch, directions, length, channels), one each.
 void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
-             bool softplus, Array y, bool reduce, int threads) {
+             bool softplus, Array y, Maybe kept, bool reduce, int threads) {
   const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
   const Kernels& kernel = *active;
   const int64_t plane = int64_t(s.length) * s.channels;
@@ -109,6 +115,7 @@ void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, A
   parallel::run(s.batch * blocks * parts, threads, [&](int task) {
     const int part = task % parts, block = task / parts % blocks, b = task / parts / blocks;
     Output o{};
+    o.kept = pointer<float>(kept);
     o.y_row = s.channels;
     o.y = reduce ? out + int64_t(part) * s.batch * plane : out;
     o.y_batch = reduce ? plane : plane * s.directions;
@@ -123,7 +130,7 @@ void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, A
 // parameters' (batch, ...) have one copy for each set of tasks that would otherwise write to the same place;
 // summing them in order keeps the result independent of the number of threads.
 void backward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
-              bool softplus, Array gy, Array g_u, Maybe g_delta, Array g_proj, Maybe g_dt_weight, Array g_dt_bias,
+              bool softplus, Array gy, Array kept, Array g_u, Maybe g_delta, Array g_proj, Maybe g_dt_weight, Array g_dt_bias,
               Array g_A, Array g_D, bool reduced, int threads) {
   const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
   const Kernels& kernel = *active;
@@ -133,6 +140,7 @@ void backward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, 
   parallel::run(s.batch * groups, threads, [&](int task) {
     const int group = task % groups, b = task / groups;
     Gradients g{};
+    g.kept = (float*)kept.data();
     g.y = (const float*)gy.data();
     g.y_row = s.channels;
     g.y_batch = reduced ? plane : plane * s.directions;
@@ -183,10 +191,11 @@ NB_MODULE(_cpu, m) {
   m.def("use", &use, "Choose an instruction set by name (tests and doctor).");
   m.def("active", [] { return std::string(active->name); });
   m.def("shares_openmp", [] { return parallel::find_gomp() != nullptr; });
+  m.def("kept_size", &kept_size);
   m.def("forward", &forward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
-        nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
+        nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg());
   m.def("backward", &backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
-        nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+        nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
         nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
   m.def("depthwise", &depthwise);
   m.def("norm_gate", &norm_gate);

@@ -77,16 +77,20 @@ class _Scan(torch.autograd.Function):
         halves = min(2, directions)
         shape = (halves, batch, length) if reduce else (batch, directions, length)
         y = torch.zeros(*shape, channels)
-        _cpu.forward(*arguments, softplus, y, reduce, torch.get_num_threads())
+        kept = None
+        if any(ctx.needs_input_grad):
+            steps = length if orders is None else orders.shape[-1]
+            kept = torch.empty(_cpu.kept_size(batch, directions, steps, channels, A.shape[2]))
+        _cpu.forward(*arguments, softplus, y, kept, reduce, torch.get_num_threads())
         if reduce:
             y = y[0] if halves == 1 else torch.add(y[0], y[1], out=y[0])
-        ctx.save_for_backward(*arguments)
+        ctx.save_for_backward(*arguments, kept)
         ctx.softplus, ctx.reduce = softplus, reduce
         return y.to(u.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        u, delta, proj, dt_weight, dt_bias, A, D, orders = ctx.saved_tensors
+        u, delta, proj, dt_weight, dt_bias, A, D, orders, kept = ctx.saved_tensors
         batch = u.shape[0]
         groups = min(-(-A.shape[1] // 16), -(-BACKWARD_TASKS // batch))
 
@@ -97,7 +101,7 @@ class _Scan(torch.autograd.Function):
         g_weight, g_A = zeros(dt_weight, batch), zeros(A, batch)
         g_bias, g_D = torch.zeros(batch, *A.shape[:2]), torch.zeros(batch, *A.shape[:2])
         _cpu.backward(
-            *(u, delta, proj, dt_weight, dt_bias, A, D, orders, ctx.softplus, _plain(grads[0])),
+            *(u, delta, proj, dt_weight, dt_bias, A, D, orders, ctx.softplus, _plain(grads[0]), kept),
             *(g_u, g_delta, g_proj, g_weight, g_bias, g_A, g_D, ctx.reduce, torch.get_num_threads()),
         )
         assert g_u is not None

@@ -2,14 +2,11 @@
 // Compiled once per instruction set; see CMakeLists.txt.
 #include "cpu_kernel.hpp"
 
-#include <vector>
-
 #include "simd.hpp"
 
 namespace MAMBAIR_ISA {
 namespace {
 
-constexpr int CHUNK = 32;  // steps whose dt is prepared before the recurrence runs over them
 constexpr int MAX_STATES = 64, MAX_RANK = 64;
 constexpr int AHEAD = 12;  // steps of prefetch: an order may jump a row of the image at every step
 
@@ -113,7 +110,10 @@ void forward(const Scan& s, const Output& out, int b, int k, int first) {
   vf h[N ? N : MAX_STATES], a[N ? N : MAX_STATES];
   for (int n = 0; n < states; n++) h[n] = vf{}, a[n] = block.A[n] * LOG2E;
   float* y = out.y + b * out.y_batch + k * out.y_direction + first;
+  float* kept = out.kept ? kept_states(out.kept, s, W, b, k, first) : nullptr;
   for (int begin = 0; begin < s.steps; begin += CHUNK) {
+    if (kept)
+      for (int n = 0; n < states; n++, kept += W) store(kept, h[n], W);
     const int count = s.steps - begin < CHUNK ? s.steps - begin : CHUNK;
     chunk.prepare(s, q, block, begin, count);
     for (int i = 0; i < count; i++) {
@@ -150,7 +150,7 @@ void scan_forward(const Scan& s, const Output& out, int b, int k, int first) {
     forward_states<bf16>(s, out, b, k, first);
 }
 
-// Recomputes from states kept at the start of every chunk: memory O(steps * states / CHUNK) per block.
+// Replays each chunk from the state the forward kept at its start: memory O(steps * states / CHUNK) per block.
 template <class T, int N>
 void backward(const Scan& s, const Gradients& grad, int b, int k, int first) {
   constexpr int SIZE = N ? N : MAX_STATES;
@@ -159,29 +159,7 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int first) {
   const Sequence<T> q(s, b, k, first);
   static thread_local Chunk<T> chunk;
   static thread_local vf history[CHUNK + 1][SIZE], decay[CHUNK][SIZE], partial[MAX_RANK + 2 * MAX_STATES];
-  std::vector<vf> kept(size_t((s.steps + CHUNK - 1) / CHUNK) * states);
-
-  auto replay = [&](int count, vf* h, bool keep) {
-    for (int i = 0; i < count; i++) {
-      const vf dt = chunk.dt[i], du = dt * chunk.u[i];
-      const float* B = chunk.row[i] + s.rank;
-#pragma GCC unroll 16
-      for (int n = 0; n < states; n++) {
-        const vf a = exp2_negative(dt * (block.A[n] * LOG2E));
-        h[n] = a * h[n] + du * B[n];
-        if (keep) decay[i][n] = a, history[i + 1][n] = h[n];
-      }
-    }
-  };
-
-  vf h[SIZE];
-  for (int n = 0; n < states; n++) h[n] = vf{};
-  for (int begin = 0, c = 0; begin < s.steps; begin += CHUNK, c++) {
-    for (int n = 0; n < states; n++) kept[size_t(c) * states + n] = h[n];
-    if (begin + CHUNK >= s.steps) break;
-    chunk.prepare(s, q, block, begin, CHUNK);
-    replay(CHUNK, h, false);
-  }
+  const float* kept = kept_states(grad.kept, s, W, b, k, first);
 
   vf dh[SIZE], dA[SIZE], d_weight[MAX_RANK], d_bias{}, dD{};
   for (int n = 0; n < states; n++) dh[n] = dA[n] = vf{};
@@ -193,9 +171,19 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int first) {
 
   for (int c = (s.steps - 1) / CHUNK; c >= 0; c--) {
     const int begin = c * CHUNK, count = s.steps - begin < CHUNK ? s.steps - begin : CHUNK;
-    for (int n = 0; n < states; n++) history[0][n] = h[n] = kept[size_t(c) * states + n];
+    vf h[SIZE];
+    for (int n = 0; n < states; n++)
+      history[0][n] = h[n] = load(kept + (size_t(c) * states + n) * W, W);
     chunk.prepare(s, q, block, begin, count);
-    replay(count, h, true);
+    for (int i = 0; i < count; i++) {
+      const vf dt = chunk.dt[i], du = dt * chunk.u[i];
+      const float* B = chunk.row[i] + s.rank;
+#pragma GCC unroll 16
+      for (int n = 0; n < states; n++) {
+        decay[i][n] = exp2_negative(dt * (block.A[n] * LOG2E));
+        history[i + 1][n] = h[n] = decay[i][n] * h[n] + du * B[n];
+      }
+    }
     for (int i = count - 1; i >= 0; i--) {
       const int64_t l = chunk.position[i];
       const vf dt = chunk.dt[i], u = chunk.u[i], du = dt * u;

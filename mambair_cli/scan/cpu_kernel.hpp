@@ -19,16 +19,26 @@ struct Scan {
   bool softplus;
 };
 
+// Steps between states that the forward keeps for the backward to start from.
+constexpr int CHUNK = 64;
+
 // Where results go; y rows of one direction are added to what is there.
 struct Output {
   float* y;
   int64_t y_batch, y_direction, y_row;
+  float* kept;  // states at the start of every chunk, (batch, direction, block, chunk, states, width), or null
 };
+
+inline float* kept_states(float* kept, const Scan& s, int width, int b, int k, int first) {
+  const int64_t blocks = (s.channels + width - 1) / width, chunks = (s.steps + CHUNK - 1) / CHUNK;
+  return kept + ((int64_t(b) * s.directions + k) * blocks + first / width) * chunks * s.states * width;
+}
 
 // float32, zeroed by the caller, laid out like what they are the gradients of; added to.
 struct Gradients {
   const float* y;
   int64_t y_batch, y_direction, y_row;
+  float* kept;  // from the forward
   float *u, *delta, *proj;
   float *dt_weight, *dt_bias, *A, *D;
 };
