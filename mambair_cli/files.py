@@ -1,0 +1,322 @@
+"""Which files go in, where results go, and writing them so that a file that exists is a file that is complete."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import itertools
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+from mambair_cli.errors import MambairError, UsageError
+from mambair_cli.formats import FORMATS, READABLE_SUFFIXES, Format, of_suffix
+
+STREAM = "-"  # stdin or stdout
+TEMPLATE_FIELDS = ("stem", "name", "tag", "ext")
+
+_BESIDE = "{stem}_{tag}{ext}"  # next to the input
+_IN_FOLDER = "{stem}{ext}"  # in a folder of its own
+_STALE_SECONDS = 24 * 3600.0
+
+
+class DiskFullError(MambairError):
+    """No room for a result; whatever comes next will not fit either."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and its output."""
+
+    source: Path | None  # None: stdin
+    target: Path | None  # None: stdout
+    format: Format
+
+    @property
+    def input(self) -> str:
+        return STREAM if self.source is None else str(self.source)
+
+    @property
+    def output(self) -> str:
+        return STREAM if self.target is None else str(self.target)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How outputs are called. `output` as given with -o; `template` as given with --name."""
+
+    tag: str  # "x4", "denoised", ...
+    output: str | None = None
+    format: Format | None = None
+    template: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input file and its place below the folder that was walked to find it (for mirroring the tree)."""
+
+    path: Path | None
+    relative: Path
+
+
+# --- what goes in ---------------------------------------------------------------------------------------------
+
+
+def read_list(listing: str) -> list[str]:
+    """The names in a file (or "-", stdin), separated by NUL if there is one, by newlines otherwise."""
+    try:
+        data = sys.stdin.buffer.read() if listing == STREAM else Path(listing).read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read the list {listing}: {error.strerror}") from error
+    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    return [os.fsdecode(name) for name in names if name]
+
+
+def find(inputs: Sequence[str], recursive: bool = False) -> list[Source]:
+    """The files behind files, folders, globs and "-". Each once, folders in order of name.
+
+    A named file that does not exist is kept: reading it fails later, and is reported, like any bad file.
+    """
+    found: dict[Path | None, Source] = {}
+    for name in inputs:
+        for source in _expand(name, recursive):
+            key = None if source.path is None else Path(os.path.abspath(source.path))
+            found.setdefault(key, source)
+    return list(found.values())
+
+
+def _expand(name: str, recursive: bool) -> Iterator[Source]:
+    path = Path(name)
+    if name == STREAM:
+        yield Source(None, Path("stdin"))
+    elif path.is_dir():
+        yield from _walk(path, recursive)
+    elif glob.has_magic(name) and not path.exists():
+        for match in sorted(glob.glob(name, recursive=True)):
+            yield from _expand(match, recursive)
+    else:
+        yield Source(path, Path(path.name))
+
+
+def _walk(folder: Path, recursive: bool) -> Iterator[Source]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in READABLE_SUFFIXES:
+                path = Path(root, name)
+                yield Source(path, path.relative_to(folder))
+
+
+# --- where it goes --------------------------------------------------------------------------------------------
+
+
+def plan(sources: Sequence[Source], naming: Naming) -> list[Job]:
+    """A job for each source, all conflicts found before any work.
+
+    Results of an earlier run that lie among the sources are left out. Raises UsageError where two inputs
+    share an output, where an output is an input, or where the template or the output makes no sense.
+    """
+    if not sources:
+        raise UsageError("no pictures found", "Give files or folders; folders are searched deeper with -r.")
+    place = _placement(sources, naming)
+    jobs = [Job(source.path, *place(source)) for source in sources]
+    if naming.output is None and "{tag}" in (naming.template or _BESIDE):
+        results = {_key(job.target) for job in jobs if job.target}
+        jobs = [job for job in jobs if job.source is None or _key(job.source) not in results]
+    _refuse_conflicts(jobs)
+    return jobs
+
+
+def _placement(sources: Sequence[Source], naming: Naming) -> Callable[[Source], tuple[Path | None, Format]]:
+    """Where a source's result goes, as `-o` wants it: stdout, one file, a folder, or next to the input."""
+    output = naming.output
+    if output == STREAM or (output is None and [source.path for source in sources] == [None]):
+        if len(sources) > 1:
+            raise UsageError(f"{len(sources)} pictures do not fit into one stream", "Use -o FOLDER/.")
+        return lambda source: (None, naming.format or FORMATS["PNG"])
+    if output is None:
+        template = _checked(naming.template or _BESIDE)
+        return lambda source: _named(source, (source.path or source.relative).parent, template, naming)
+    path = Path(output)
+    if output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
+        template = _checked(naming.template or _IN_FOLDER)
+        return lambda source: _named(source, path / source.relative.parent, template, naming)
+    if len(sources) > 1:
+        raise UsageError(f"{len(sources)} pictures cannot all become {output}", f"If a folder is meant: -o {output}/")
+    form = _format_of(path, naming)
+    return lambda source: (path, form)
+
+
+def _checked(template: str) -> str:
+    """The template, if it can be filled. Raises UsageError."""
+    fields = ", ".join(f"{{{field}}}" for field in TEMPLATE_FIELDS)
+    try:
+        one, other = (template.format(**dict.fromkeys(TEMPLATE_FIELDS, text)) for text in "ab")
+    except (ValueError, KeyError, IndexError, AttributeError) as error:
+        raise UsageError(f"--name {template!r} cannot be filled: {error}", f"Fields: {fields}.") from error
+    if not {"{stem", "{name"} & set(re.findall(r"\{\w+", template)) or one == other:
+        raise UsageError(f"--name {template!r} gives every picture the same name", "It needs {stem} or {name}.")
+    return template
+
+
+def _named(source: Source, folder: Path, template: str, naming: Naming) -> tuple[Path, Format]:
+    """The output below `folder`. Its format follows the input where it can be written; PNG takes the rest."""
+    name, own = source.relative, of_suffix(source.relative)
+    form = naming.format or own or FORMATS["PNG"]
+    suffix = name.suffix if form == own else form.suffixes[0]
+    target = folder / template.format(stem=name.stem, name=name.name, tag=naming.tag, ext=suffix)
+    if of_suffix(target) is None:
+        target = target.with_name(target.name + suffix)
+    return target, _format_of(target, naming)
+
+
+def _format_of(target: Path, naming: Naming) -> Format:
+    form = of_suffix(target)
+    if form is None:
+        raise UsageError(f"cannot write {target.suffix} files", "Try .png, .jpg, .webp, .tiff or .avif.")
+    if naming.format not in (None, form):
+        raise UsageError(f"--format {naming.format.name.lower()} and {target} disagree", "Leave one of them out.")
+    return form
+
+
+def _refuse_conflicts(jobs: Sequence[Job]) -> None:
+    """Raise UsageError if two jobs write one file or a job writes what another (or it) reads."""
+    inputs = {_key(job.source): job for job in jobs if job.source}
+    outputs: dict[str, Job] = {}
+    for job in jobs:
+        if job.target is None:
+            continue
+        key = _key(job.target)
+        if key in inputs:
+            raise UsageError(
+                f"{job.output} is an input: it would be overwritten by the result of {job.input}",
+                "Choose another folder with -o, or other names with --name.",
+            )
+        if key in outputs:
+            raise UsageError(
+                f"{outputs[key].input} and {job.input} would both become {job.output}",
+                'Keep them apart with --name "{name}_{tag}{ext}", or use -o with -r to keep the folders.',
+            )
+        outputs[key] = job
+
+
+def _key(path: Path) -> str:
+    """Equal for two names of one file, whether or not it exists yet."""
+    real = os.path.realpath(path)
+    if _ignores_case(os.path.dirname(real)):
+        return unicodedata.normalize("NFC", real).casefold()
+    return real
+
+
+@lru_cache(maxsize=4096)
+def _ignores_case(folder: str) -> bool:
+    """Whether the file system there takes a.png and A.png for the same file."""
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    head, name = os.path.split(folder)
+    swapped = os.path.join(head, name.swapcase())
+    return name != name.swapcase() and os.path.exists(swapped) and os.path.samefile(folder, swapped)
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+_TEMPORARY = re.compile(r"^\.mambair-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.part$")
+_host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+_numbers = itertools.count()
+_unfinished: set[str] = set()
+_lock = threading.Lock()
+_closed = False
+
+
+@contextmanager
+def atomic(target: Path) -> Iterator[IO[bytes]]:
+    """A binary file that becomes `target`, flushed to the disk, once the block ends without an error.
+
+    Nothing is left behind otherwise. The permissions are those of any new file. Raises MambairError where
+    the folder or the file cannot be written, DiskFullError where there is no room.
+    """
+    temporary = ""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = str(target.parent / f".mambair-{_host}-{os.getpid()}-{next(_numbers)}.part")
+        with _open_new(temporary) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        _finish(temporary, target)
+    except OSError as error:
+        kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else MambairError
+        raise kind(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        with _lock:
+            _unfinished.discard(temporary)
+        with suppress(OSError):
+            os.unlink(temporary)
+
+
+def _open_new(temporary: str) -> IO[bytes]:
+    with _lock:
+        if _closed:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        # 0o666 less the umask, as for any new file; tempfile would make it private.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        _unfinished.add(temporary)
+    return os.fdopen(descriptor, "w+b")
+
+
+def _finish(temporary: str, target: Path) -> None:
+    with _lock:
+        if _closed:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        os.replace(temporary, target)
+    if os.name == "posix":  # the new name, too, has to survive a power cut
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def abandon() -> None:
+    """Remove every unfinished file and let no other be begun: the process is about to end."""
+    global _closed
+    with _lock:
+        _closed = True
+        for temporary in _unfinished:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def sweep(folders: Iterable[Path]) -> None:
+    """Remove the temporary files that killed runs left in these folders, and nothing else."""
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                match = _TEMPORARY.match(entry.name)
+                if match and _is_stale(entry, match["host"], int(match["pid"])):
+                    os.unlink(entry.path)
+
+
+def _is_stale(entry: os.DirEntry[str], host: str, pid: int) -> bool:
+    """Its writer is gone; where that cannot be known, it is a day old."""
+    if host == _host and os.name == "posix":
+        if pid == os.getpid():  # a container's processes often have the same number run after run
+            return entry.path not in _unfinished
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+    return time.time() - entry.stat().st_mtime > _STALE_SECONDS

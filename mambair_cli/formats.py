@@ -1,0 +1,61 @@
+"""The file formats: what they are called, and what they can hold. Imports nothing, so listing files stays cheap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from mambair_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a file format can hold."""
+
+    name: str  # Pillow's name
+    suffixes: tuple[str, ...]  # the first one is the usual one
+    alpha: bool = True
+    frames: bool = False  # several frames
+    timing: bool = False  # ... with durations
+    wide: bool = False  # 16 bits per sample
+    floats: bool = False  # 32-bit float samples
+    lossy: bool = False
+    exif: bool = True
+    max_side: int = 2**31 - 1
+
+
+FORMATS: dict[str, Format] = {
+    form.name: form
+    for form in (
+        Format("PNG", (".png", ".apng"), frames=True, timing=True, wide=True),
+        Format("JPEG", (".jpg", ".jpeg", ".jpe", ".jfif"), alpha=False, lossy=True, max_side=65535),
+        Format("WEBP", (".webp",), frames=True, timing=True, lossy=True, max_side=16383),
+        Format("TIFF", (".tiff", ".tif"), frames=True, wide=True, floats=True),
+        Format("AVIF", (".avif",), frames=True, timing=True, lossy=True, max_side=65536),
+        Format("HEIF", (".heic", ".heif"), lossy=True, max_side=65536),
+        Format("GIF", (".gif",), frames=True, timing=True, exif=False, max_side=65535),
+        Format("BMP", (".bmp",), exif=False),
+    )
+}
+
+_BY_SUFFIX = {suffix: form for form in FORMATS.values() for suffix in form.suffixes}
+
+# Read, but written as PNG: nobody restores a picture to keep it in these.
+_READ_ONLY = frozenset({".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".dib"})
+READABLE_SUFFIXES = frozenset(_BY_SUFFIX) | _READ_ONLY
+
+# What `--format` takes.
+CHOICES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tiff": "TIFF", "avif": "AVIF"}
+
+
+def of_suffix(path: PurePath) -> Format | None:
+    """The format that a file name asks for, or None."""
+    return _BY_SUFFIX.get(path.suffix.lower())
+
+
+def of_choice(choice: str) -> Format:
+    """The format that `--format` names. Raises UsageError."""
+    try:
+        return FORMATS[CHOICES[choice.lower()]]
+    except KeyError:
+        raise UsageError(f"unknown format {choice!r}", f"One of: {', '.join(CHOICES)}.") from None

@@ -1,0 +1,316 @@
+"""Files to pixels: upright, with their colour space, transparency, bit depth, frames and metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mambair_cli import color, deep, metadata
+from mambair_cli.color import Array
+from mambair_cli.errors import BadImage
+from mambair_cli.formats import FORMATS
+from mambair_cli.metadata import Metadata
+
+MAX_PIXELS = 250_000_000  # all frames together
+_READ = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "AVIF", "HEIF", "GIF", "BMP", "PPM")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Upright pixels in the file's own colour space, (H, W, 1 or 3), uint8, uint16 or float32 in [0, 1]."""
+
+    pixels: Array
+    alpha: Array | None = None  # (H, W), the same depth
+    duration: float = 0.0  # milliseconds
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)"""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def grey(self) -> bool:
+        return self.pixels.shape[2] == 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A whole file, decoded: its frames and all that is needed to write it back."""
+
+    frames: tuple[Frame, ...]
+    format: str = "PNG"  # Pillow's name
+    metadata: Metadata = field(default_factory=Metadata)
+    warnings: tuple[str, ...] = ()
+    jpeg_quality: int | None = None
+    lossless: bool = True
+    compression: str | None = None  # TIFF
+    loop: int | None = None
+    default_image: bool = False  # APNG: the first frame is not part of the animation
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.frames[0].size
+
+    @property
+    def space(self) -> color.Space | None:
+        """The colour space to come back to, None where the network takes the values as they are."""
+        first = self.frames[0]
+        if not self.metadata.icc or first.pixels.dtype != np.uint8:
+            return None  # littleCMS is 8-bit here: deep pictures stay in their own space all the way
+        return color.space_of(self.metadata.icc, first.grey)
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+def read(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode a file or its bytes. Raises BadImage, whatever the bytes are."""
+    with _opened(source) as (file, image):
+        if image is None:
+            return _read_deep(file, None, max_pixels)
+        _check_pixels(image.size, _count(image), max_pixels)
+        if _is_deep(file, image):
+            return _read_deep(file, image, max_pixels)
+        return _read_with_pillow(file, image)
+
+
+def probe(source: Path | bytes) -> tuple[tuple[int, int], int]:
+    """The upright (width, height) and the number of frames, from the header alone. Raises BadImage."""
+    with _opened(source) as (file, image):
+        if image is None:
+            return deep.probe(file)
+        width, height = image.size
+        lies = image.format != "TIFF" and metadata.orientation(image) > 4  # Pillow's TIFF sizes are upright
+        size = (height, width) if lies else (width, height)
+        return size, _count(image)
+
+
+@contextmanager
+def _opened(source: Path | bytes) -> Iterator[tuple[IO[bytes], Image.Image | None]]:
+    """The file, and Pillow's view of it (None for a TIFF that Pillow cannot open).
+
+    The one place where what a decoder raises on bad bytes becomes BadImage.
+    """
+    try:
+        with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            yield file, _identify(file)
+    except BadImage:
+        raise
+    except FileNotFoundError as error:
+        raise BadImage("no such file") from error
+    except UnidentifiedImageError as error:
+        raise BadImage("not a picture, or not one that can be read", _hint(source)) from error
+    except Exception as error:  # decoders raise anything: struct.error, KeyError, zlib.error, SyntaxError, ...
+        raise BadImage(f"cannot be read: {error or type(error).__name__}") from error
+
+
+def _identify(file: IO[bytes]) -> Image.Image | None:
+    try:
+        return Image.open(file, formats=_readable())
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(4) in deep.TIFF_MAGICS:
+            return None
+        raise
+
+
+@lru_cache(maxsize=1)
+def _readable() -> tuple[str, ...]:
+    """Formats that are safe to try and can be read here; HEIF where the extra is installed."""
+    with suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in _READ if name in Image.OPEN)
+
+
+def _hint(source: Path | bytes) -> str:
+    if isinstance(source, Path) and source.suffix.lower() in FORMATS["HEIF"].suffixes and "HEIF" not in _readable():
+        return "HEIC needs the extra: pip install 'mambair[heif]'."
+    return "Read are PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, PPM."
+
+
+def _count(image: Image.Image) -> int:
+    """Frames or pages; one for the JPEGs (MPO) that carry previews and depth maps along."""
+    return 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+
+
+def _check_pixels(size: tuple[int, int], frames: int, max_pixels: int) -> None:
+    if size[0] * size[1] * frames > max_pixels:
+        each = f" in {frames} frames" if frames > 1 else ""
+        raise BadImage(
+            f"{size[0]}x{size[1]} pixels{each} are more than {max_pixels:,}",
+            "If the file is sound, raise --max-pixels.",
+        )
+
+
+def _read_with_pillow(file: IO[bytes], image: Image.Image) -> Picture:
+    frames, notes = [], list(_notes(file, image))
+    for index in range(_count(image)):
+        image.seek(index)
+        image.load()
+        if index == 0:
+            traits = _traits(file, image)
+        frames.append(_frame(image))
+    image.seek(0)
+    kept, problems = metadata.collect(image)
+    if kept.icc and image.mode in ("CMYK", "LAB"):
+        kept = replace(kept, icc=b"")
+    if kept.icc:
+        try:
+            color.space_of(kept.icc, frames[0].grey)
+        except ValueError as error:
+            problems = (*problems, f"{error}: it is dropped")
+            kept = replace(kept, icc=b"")
+    return Picture(tuple(frames), metadata=kept, warnings=(*notes, *problems), **traits)
+
+
+def _notes(file: IO[bytes], image: Image.Image) -> Iterator[str]:
+    """What reading this file changes or leaves behind."""
+    if image.mode in ("CMYK", "LAB"):
+        yield f"{image.mode} is converted to sRGB"
+    if image.format == "MPO" and getattr(image, "n_frames", 1) > 1:
+        yield "the further pictures inside this JPEG (preview, depth, gain map) are left out"
+    if image.format == "AVIF" and _avif_bits(file) > 8:
+        yield f"{_avif_bits(file)}-bit AVIF is read as 8-bit"
+    if image.info.get("bit_depth", 8) > 8:
+        yield f"{image.info['bit_depth']}-bit {image.format} is read as 8-bit"
+
+
+def _traits(file: IO[bytes], image: Image.Image) -> dict[str, Any]:
+    """How the file was encoded, so that the result can be encoded likewise."""
+    info, form = image.info, str(image.format)
+    tables = getattr(image, "quantization", None)
+    return {
+        "format": "JPEG" if form == "MPO" else form,
+        "jpeg_quality": jpeg_quality(tables[min(tables)]) if tables else None,
+        "lossless": form in ("PNG", "TIFF", "GIF", "BMP", "PPM") or (form == "WEBP" and _is_lossless_webp(file)),
+        "compression": info.get("compression") if form == "TIFF" else None,
+        "loop": info.get("loop"),
+        "default_image": bool(info.get("default_image", False)),
+    }
+
+
+def _frame(image: Image.Image) -> Frame:
+    duration = float(image.info.get("duration", 0) or 0)
+    wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    pixels = _wide_grey(np.asarray(image)) if wide else np.asarray(_canonical(image))
+    return _split(metadata.turned(np.atleast_3d(pixels), metadata.orientation(image)), duration)
+
+
+def _split(pixels: Array, duration: float = 0.0) -> Frame:
+    """(H, W, 1 to 4): the even numbers have transparency."""
+    if pixels.shape[2] % 2:
+        return Frame(pixels, None, duration)
+    return Frame(pixels[..., :-1], pixels[..., -1], duration)
+
+
+def _canonical(image: Image.Image) -> Image.Image:
+    """Any 8-bit mode as L, LA, RGB or RGBA."""
+    if image.mode in ("CMYK", "LAB"):
+        return color.to_srgb(image, image.info.get("icc_profile", b""))
+    if image.mode in ("1", "L", "LA", "La"):
+        grey = True
+    elif image.mode in ("P", "PA"):
+        palette = np.asarray(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
+        grey = bool((palette == palette[:, :1]).all())
+    else:
+        grey = False
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return image.convert("LA") if grey else image
+    return image.convert("L" if grey else "RGB")
+
+
+def _wide_grey(values: Array) -> Array:
+    """Pillow's 16-bit, 32-bit and float grey as uint16 or float32. Raises BadImage rather than squeeze it."""
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f":
+        if not (low >= 0.0 and high <= 1.0):
+            raise BadImage(
+                f"float samples from {low:g} to {high:g}: the networks know 0 to 1", "Scale the picture first."
+            )
+        return values.astype(np.float32)
+    if not (low >= 0 and high <= 65535):
+        raise BadImage(f"grey levels from {low:g} to {high:g} do not fit in 16 bits", "Scale the picture first.")
+    return values.astype(np.uint16)
+
+
+# --- more than 8 bits -----------------------------------------------------------------------------------------
+
+
+def _is_deep(file: IO[bytes], image: Image.Image) -> bool:
+    """Whether Pillow would squeeze several channels of more than 8 bits into 8."""
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
+        return len(bits) > 1 and max(bits) > 8
+    if image.format == "PNG":
+        bit_depth, colour_type = _peek(file, 24, 2)
+        return bit_depth == 16 and colour_type != 0
+    if image.format == "PPM" and image.mode == "RGB" and image.tile[0].codec_name == "ppm":  # type: ignore[attr-defined]
+        raise BadImage("16-bit PPM cannot be read without loss", "Convert it to a 16-bit PNG or TIFF first.")
+    return False
+
+
+def _read_deep(file: IO[bytes], image: Image.Image | None, max_pixels: int) -> Picture:
+    file.seek(0)
+    form = "TIFF" if image is None else str(image.format)
+    arrays = deep.read(file.read(), form, lambda size, frames: _check_pixels(size, frames, max_pixels))
+    kept, problems = (Metadata(), ("its metadata is dropped",)) if image is None else metadata.collect(image)
+    turn = 1 if image is None else metadata.orientation(image)
+    frames = tuple(_split(metadata.turned(array, turn)) for array in arrays)
+    return Picture(frames, form, kept, problems)
+
+
+# --- small facts from headers ---------------------------------------------------------------------------------
+
+
+def _peek(file: IO[bytes], start: int, count: int) -> bytes:
+    place = file.tell()
+    file.seek(start)
+    data = file.read(count)
+    file.seek(place)
+    return data
+
+
+def _is_lossless_webp(file: IO[bytes]) -> bool:
+    """Whether the first picture in the RIFF container is a VP8L one."""
+    start = 12
+    while len(head := _peek(file, start, 8)) == 8:
+        if head[:4] in (b"VP8L", b"VP8 "):
+            return head[:4] == b"VP8L"
+        size = int.from_bytes(head[4:], "little")
+        start += 24 if head[:4] == b"ANMF" else 8 + size + size % 2  # a frame's chunks lie inside its own
+    return False
+
+
+def _avif_bits(file: IO[bytes]) -> int:
+    """Bits per channel from the first `pixi` property box; 8 if there is none."""
+    _, found, rest = _peek(file, 0, 65536).partition(b"pixi")
+    return rest[5] if found and len(rest) > 5 else 8
+
+
+def jpeg_quality(table: list[int]) -> int:
+    """The libjpeg quality (1 to 100) whose luminance table is nearest to this one."""
+    distances = [np.abs(standard - np.sort(table)).sum() for standard in _standard_tables()]
+    return int(np.argmin(distances)) + 1
+
+
+@lru_cache(maxsize=1)
+def _standard_tables() -> list[Array]:
+    tables = []
+    for quality in range(1, 101):
+        stream = BytesIO()
+        Image.new("L", (8, 8)).save(stream, "JPEG", quality=quality)
+        with Image.open(stream) as image:
+            tables.append(np.sort(image.quantization[0]))  # type: ignore[attr-defined]
+    return tables

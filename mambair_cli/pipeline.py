@@ -1,0 +1,295 @@
+"""Many pictures through one network: the next is decoded and the last encoded while one is being restored."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from itertools import islice
+from typing import IO, TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from mambair_cli import color, encode, files, images
+from mambair_cli.encode import Encoding
+from mambair_cli.errors import MambairError, Unavailable
+from mambair_cli.files import DiskFullError, Job
+from mambair_cli.fit import NO_FIT, Fit
+from mambair_cli.formats import Format
+from mambair_cli.images import Frame, Picture
+from mambair_cli.zoo import ModelSpec
+
+if TYPE_CHECKING:
+    from mambair_cli.restorer import Restorer
+
+READ_AHEAD = 2
+WRITERS = 4
+# Results waiting to be written: many small ones at once, but never two large ones beside the one being restored.
+WAITING_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one input; a line of `--json`."""
+
+    input: str
+    output: str | None
+    status: str  # "done", "skipped" (it exists), "failed"
+    error: str | None = None
+    model: str | None = None
+    sha256: str | None = None
+    scale: int | None = None
+    input_size: tuple[int, int] | None = None
+    output_size: tuple[int, int] | None = None
+    device: str | None = None
+    precision: str | None = None
+    scan: str | None = None
+    tile: int | str | None = None
+    ensemble: bool | None = None
+    seed: int | None = None
+    seconds: float | None = None  # reading, restoring and writing it
+
+    def json(self) -> str:
+        return json.dumps({"schema": 1, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for the whole batch."""
+
+    encoding: Encoding = Encoding()
+    max_pixels: int = images.MAX_PIXELS
+    fit: Fit = NO_FIT
+    force: bool = False
+    fail_fast: bool = False
+
+
+class Listener(Protocol):
+    """Who wants to know. Called from the thread that called `run`."""
+
+    def tiles(self, job: Job, done: int, total: int) -> None: ...
+    def note(self, job: Job, text: str) -> None: ...
+    def record(self, record: Record) -> None: ...
+
+
+Choose = Callable[[Job, Picture], ModelSpec]
+Load = Callable[[ModelSpec], "Restorer"]
+Progress = Callable[[int, int], None]  # tiles done, tiles in all
+
+
+def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, listener: Listener) -> None:
+    """Restore all jobs in order and tell `listener` of each. One bad file stops nothing.
+
+    Raises Unavailable where the weights of a model cannot be had.
+    """
+    files.sweep({job.target.parent for job in jobs if job.target})
+    readers, writers = ThreadPoolExecutor(READ_AHEAD), ThreadPoolExecutor(WRITERS)
+    outbox = Outbox(writers, settings.encoding, listener)
+    try:
+        for job, reading in _read_ahead(readers, jobs, settings):
+            if outbox.full or (outbox.failed and settings.fail_fast):
+                break
+            try:
+                picture, seconds = reading.result()
+                if picture is None:
+                    outbox.put(job, Record(job.input, job.output, "skipped"))
+                else:
+                    outbox.send(job, *_restore_job(job, picture, seconds, choose, load, settings.fit, outbox))
+            except Unavailable:
+                outbox.collect(wait=True)
+                raise
+            except MambairError as error:
+                outbox.put(job, Record(job.input, job.output, "failed", str(error)))
+            except Exception as error:  # a picture that breaks a network must not break the batch
+                outbox.put(job, Record(job.input, job.output, "failed", f"{type(error).__name__}: {error}"))
+        outbox.collect(wait=True)
+    finally:
+        readers.shutdown(wait=False, cancel_futures=True)
+        writers.shutdown(wait=False, cancel_futures=True)
+
+
+# --- reading --------------------------------------------------------------------------------------------------
+
+Reading = tuple[Picture | None, float]  # None: there is a result already; seconds
+
+
+def _read_ahead(
+    readers: ThreadPoolExecutor, jobs: Sequence[Job], settings: Settings
+) -> Iterator[tuple[Job, Future[Reading]]]:
+    upcoming = iter(jobs)
+    queue = deque((job, readers.submit(_read, job, settings)) for job in islice(upcoming, READ_AHEAD))
+    while queue:
+        yield queue.popleft()
+        queue.extend((job, readers.submit(_read, job, settings)) for job in islice(upcoming, 1))
+
+
+def _read(job: Job, settings: Settings) -> Reading:
+    started = time.perf_counter()
+    if job.target is not None and not settings.force and job.target.exists():
+        return None, 0.0
+    source = sys.stdin.buffer.read() if job.source is None else job.source
+    picture = images.read(source, settings.max_pixels)
+    return picture, time.perf_counter() - started
+
+
+# --- restoring ------------------------------------------------------------------------------------------------
+
+
+def _restore_job(
+    job: Job, picture: Picture, seconds: float, choose: Choose, load: Load, fit: Fit, outbox: Outbox
+) -> tuple[Picture, Record]:
+    """The result and its record; `seconds` went into reading."""
+    for text in picture.warnings:
+        outbox.listener.note(job, text)
+    restorer = load(choose(job, picture))
+
+    def tiles(done: int, total: int) -> None:
+        outbox.listener.tiles(job, done, total)
+        outbox.collect()
+
+    started = time.perf_counter()
+    result = restore(picture, job.format, restorer, fit, tiles)
+    record = Record(
+        input=job.input,
+        output=job.output,
+        status="done",
+        model=restorer.spec.name,
+        sha256=restorer.sha256,
+        scale=restorer.spec.scale,
+        input_size=picture.size,
+        output_size=result.size,
+        device=str(restorer.device),
+        precision=restorer.precision_used,
+        scan=restorer.scan,
+        tile=restorer.tile_used,
+        ensemble=restorer.ensemble,
+        seed=restorer.seed,
+        seconds=seconds + time.perf_counter() - started,
+    )
+    return result, record
+
+
+def restore(
+    picture: Picture, form: Format, restorer: Restorer, fit: Fit = NO_FIT, progress: Progress | None = None
+) -> Picture:
+    """Every frame through the network, at the wished size. Raises BadImage if `form` cannot hold the result."""
+    scale, count = restorer.spec.scale, len(picture.frames)
+    largest = max(picture.frames, key=lambda frame: max(frame.size)).size
+    encode.check(form, fit.size(largest) if fit else (largest[0] * scale, largest[1] * scale), count)
+    frames = []
+    for index, frame in enumerate(picture.frames):
+
+        def tiles(done: int, total: int, before: int = index) -> None:
+            if progress:
+                progress(before * total + done, count * total)
+
+        result = restore_frame(frame, picture.space, restorer, tiles)
+        frames.append(_resized(result, fit.size(frame.size)) if fit else result)
+    return replace(picture, frames=tuple(frames))
+
+
+def restore_frame(
+    frame: Frame, space: color.Space | None, restorer: Restorer, progress: Progress | None = None
+) -> Frame:
+    """A frame through the network: in sRGB and back, transparency apart, at the depth it came in."""
+    original = frame.pixels if frame.alpha is None else color.bleed(frame.pixels, frame.alpha)
+    view = original if space is None else color.apply(space.to_srgb, original)
+    height, width = (side * restorer.spec.scale for side in view.shape[:2])
+    result = np.empty((height, width, view.shape[2]), view.dtype)
+    lq = torch.from_numpy(color.as_float(view)).permute(2, 0, 1)
+    for y, band in restorer.restore_bands(lq, progress):
+        result[y : y + band.shape[1]] = color.quantise(band.permute(1, 2, 0).numpy(), view.dtype)
+    if space is not None:
+        result = color.restore_gamut(result, original, space)
+    alpha = None if frame.alpha is None else color.resample(frame.alpha, (width, height))
+    return Frame(result, alpha, frame.duration)
+
+
+def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
+    alpha = None if frame.alpha is None else color.resample(frame.alpha, size)
+    return Frame(color.resample(frame.pixels, size), alpha, frame.duration)
+
+
+# --- writing --------------------------------------------------------------------------------------------------
+
+
+class Outbox:
+    """Results on their way to the disk: a bounded queue, whose records come out in the order of the jobs."""
+
+    def __init__(self, writers: ThreadPoolExecutor, encoding: Encoding, listener: Listener) -> None:
+        self.listener = listener
+        self.failed = self.full = False
+        self._writers = writers
+        self._encoding = encoding
+        self._queue: deque[tuple[Job, int, Future[Written]]] = deque()
+
+    def put(self, job: Job, record: Record) -> None:
+        """A record of nothing to write."""
+        written: Future[Written] = Future()
+        written.set_result(Written(record))
+        self._add(job, 0, written)
+
+    def send(self, job: Job, result: Picture, record: Record) -> None:
+        """A result to write. Waits while too much is waiting."""
+        pixels = sum(frame.pixels.shape[0] * frame.pixels.shape[1] for frame in result.frames)
+        self._add(job, pixels, self._writers.submit(_write, job, result, record, self._encoding))
+
+    def collect(self, wait: bool = False) -> None:
+        """Tell of what is written by now, or of everything."""
+        while self._queue and (wait or self._queue[0][2].done()):
+            self._tell()
+
+    def _add(self, job: Job, pixels: int, written: Future[Written]) -> None:
+        self._queue.append((job, pixels, written))
+        self.collect()
+        while len(self._queue) > 1 and (len(self._queue) > WRITERS or self._pixels() > WAITING_PIXELS):
+            self._tell()
+
+    def _pixels(self) -> int:
+        return sum(pixels for _, pixels, _ in self._queue)
+
+    def _tell(self) -> None:
+        job, _, future = self._queue.popleft()
+        written = future.result()
+        for text in written.notes:
+            self.listener.note(job, text)
+        self.failed |= written.record.status == "failed"
+        self.full |= written.full
+        self.listener.record(written.record)
+
+
+@dataclass(frozen=True)
+class Written:
+    """How writing went."""
+
+    record: Record
+    notes: Sequence[str] = ()
+    full: bool = False  # the disk
+
+
+def _write(job: Job, result: Picture, record: Record, encoding: Encoding) -> Written:
+    started = time.perf_counter()
+    try:
+        with files.atomic(job.target) if job.target else _stdout() as stream:
+            notes = encode.write(result, stream, job.format, encoding)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # Pillow's encoders raise anything, too
+        return Written(replace(record, status="failed", error=str(error)), full=isinstance(error, DiskFullError))
+    seconds = (record.seconds or 0.0) + time.perf_counter() - started
+    return Written(replace(record, seconds=round(seconds, 3)), notes)
+
+
+@contextmanager
+def _stdout() -> Iterator[IO[bytes]]:
+    stream = BytesIO()
+    yield stream
+    sys.stdout.buffer.write(stream.getbuffer())
+    sys.stdout.buffer.flush()
