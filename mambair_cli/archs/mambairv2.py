@@ -75,7 +75,8 @@ class WindowAttention(nn.Module):
         def attend(rows: slice, columns: slice, bias: Tensor) -> Tensor:
             shape = q[:, rows, columns].shape
             part = [t[:, rows, columns].flatten(0, 2) for t in (q, k, v)]
-            return F.scaled_dot_product_attention(part[0], part[1], part[2], bias).view(shape)
+            # Only with a mask of four dimensions does torch's CPU take the kernel that never holds the logits.
+            return F.scaled_dot_product_attention(part[0], part[1], part[2], bias[None]).view(shape)
 
         if shift:
             inner, last = slice(None, -1), slice(-1, None)
