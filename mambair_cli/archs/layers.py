@@ -36,11 +36,6 @@ def conv(x: Tensor, module: nn.Module) -> Tensor:
     return to_tokens(module(to_map(x)))
 
 
-def pointwise(x: Tensor, module: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution as the matrix product it is."""
-    return F.linear(x, module.weight.flatten(1), module.bias)
-
-
 def dwconv_silu(x: Tensor, module: nn.Conv2d) -> Tensor:
     """SiLU of a 3x3 depthwise convolution."""
     assert module.bias is not None

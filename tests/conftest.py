@@ -1,0 +1,19 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of large optional files (published weights, data sets) that the repository does not carry."""
+    folder = Path(os.environ.get("MAMBAIR_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there (set MAMBAIR_SHARED to the folder of optional test files)")
+    return folder
