@@ -1,0 +1,344 @@
+"""Benchmark sets: where their pictures are, how clean and degraded ones pair up, how the missing half is made."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from mambair_cli import checkpoints, degradations, images, metrics
+from mambair_cli.download import download
+from mambair_cli.errors import BadImage, Unavailable, UsageError
+
+SUFFIXES = frozenset({".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
+CONNECTIONS = 4  # files fetched at a time: the sets are on free hosts
+
+# Where papers and their repositories keep clean and degraded pictures; {s} is the scale, {q} the quality.
+CLEAN = (
+    "HR/*",
+    "GTmod12/*",
+    "GT/*",
+    "image_SRF_{s}/*_HR.*",
+    "norain/*",
+    "norain-*",
+    "target/*",
+    "clean/*",
+    "gt/*",
+    "groundtruth/*",
+    "*",
+)
+DEGRADED: Mapping[str, tuple[str, ...]] = {
+    "upscale": (
+        "LRx{s}/*",
+        "LR_bicubic/X{s}/*",
+        "LR_bicubic/x{s}/*",
+        "LRbicx{s}/*",
+        "LR/X{s}/*",
+        "LR/x{s}/*",
+        "X{s}/*",
+        "x{s}/*",
+        "image_SRF_{s}/*_LR.*",
+    ),
+    "derain": ("LQ/*", "rain/X2/*", "rain/*", "rainy/*", "input/*", "rain-*"),
+    "denoise": ("LQ/*", "noisy/*", "input/*"),  # real noise only; Gaussian noise is always made
+    "upscale compressed": ("LRx{s}_q{q}/*", "LR_bicubic/X{s}_q{q}/*"),
+    "decompress": ("LQ_q{q}/*", "JPEG_q{q}/*", "q{q}/*", "{q}/*"),
+}
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What was done to the clean pictures; `sigma` "real" is a camera's noise."""
+
+    task: str
+    scale: int = 1
+    sigma: float | Literal["real"] | None = None
+    quality: int | None = None
+
+    def __str__(self) -> str:
+        if self.task == "upscale":
+            return f"x{self.scale}" + (f" JPEG {self.quality}" if self.quality else "")
+        if self.task == "denoise":
+            return f"noise {self.sigma}" if self.sigma == "real" else f"noise {self.sigma:g}"
+        return "rain" if self.task == "derain" else f"JPEG {self.quality}"
+
+    @property
+    def made(self) -> bool:
+        """Whether it can be made from the clean picture; rain and real noise can only be read."""
+        return self.task != "derain" and self.sigma != "real"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Where degraded pictures may lie, relative to the folder of the set."""
+        if self.task == "denoise" and self.made:
+            return ()
+        kind = "upscale compressed" if self.task == "upscale" and self.quality else self.task
+        return tuple(pattern.format(s=self.scale, q=self.quality) for pattern in DEGRADED[kind])
+
+    def apply(self, truth: NDArray[np.uint8]) -> NDArray[Any]:
+        """The degraded picture of a clean one as the field makes it: `uint8`, or for noise float32 on [0, 1]."""
+        if self.task in ("upscale", "decompress"):
+            small = degradations.downscale(truth, self.scale)
+            return degradations.jpeg(small, self.quality) if self.quality else small
+        if self.task == "denoise" and isinstance(self.sigma, int | float):
+            return degradations.gaussian_noise(truth, self.sigma)
+        raise ValueError(f"{self} cannot be made")
+
+    def describe(self, read: bool) -> str:
+        """For reports: where the degraded pictures came from."""
+        if read or not self.made:
+            return f"{self}: read from files"
+        if self.task == "denoise":
+            how = "numpy RandomState(0) for every picture, channels drawn as B, G, R, neither clipped nor rounded"
+        else:
+            steps = (
+                "Matlab-exact bicubic, uint8" * (self.scale > 1),
+                "libjpeg baseline encoder" * bool(self.quality),
+            )
+            how = ", then ".join(filter(None, steps))
+        return f"{self}: made on the fly ({how})"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a set. Without `degraded` its degraded half is made; `problem` says why it has none."""
+
+    name: str
+    truth: Path
+    degraded: Path | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures of a set; `size` is how many the whole set has."""
+
+    name: str
+    folder: Path
+    items: tuple[Item, ...]
+    size: int
+
+    @property
+    def read(self) -> bool:
+        """Whether the degraded pictures are files."""
+        return any(item.degraded for item in self.items)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which pictures of a set: the first `limit`, after shuffling by `seed` if it is given."""
+
+    limit: int | None = None
+    seed: int | None = None
+
+    def __call__(self, items: Iterable[Item]) -> tuple[Item, ...]:
+        chosen = list(items)
+        if self.seed is not None:
+            random.Random(self.seed).shuffle(chosen)
+        return tuple(chosen[: self.limit])
+
+
+@cache
+def registry() -> Mapping[str, Mapping[str, Any]]:
+    """The known sets: task, and either pinned files (role, path, bytes, sha256) below `base`, or their source."""
+    return json.loads(files(__package__).joinpath("datasets.json").read_text(encoding="utf-8"))
+
+
+def known(name: str) -> str | None:
+    """The customary name of a set, however written: "b100" is BSD100. None if it is none of them."""
+    for canonical, entry in registry().items():
+        if _plain(name) in map(_plain, (canonical, *entry.get("aliases", ()))):
+            return canonical
+    return None
+
+
+def load(
+    name: str,
+    degradation: Degradation,
+    *,
+    root: Path | None = None,
+    select: Selection = Selection(),
+    offline: bool = False,
+    quiet: bool = False,
+) -> Dataset:
+    """A set by name (below `root` in any usual layout, else fetched), or any folder of pictures.
+
+    Raises UsageError for an unknown name and Unavailable where pictures are missing and cannot be had.
+    """
+    canonical = known(name)
+    if canonical:
+        folder = _below(root, canonical) if root else None
+        if folder is None:
+            return _fetch(canonical, degradation, root, select, offline, quiet)
+    else:
+        folder = Path(name)
+        if not folder.is_dir():
+            near = difflib.get_close_matches(name, registry(), 3, 0.4)
+            hint = f"Did you mean {' or '.join(near)}? " if near else ""
+            raise UsageError(
+                f"{name!r} is neither a known set nor a folder.", f"{hint}Known: {', '.join(registry())}."
+            )
+    items = scan(folder, degradation)
+    pinned = sum(file.role == "HR" for file in _pinned(canonical)) if canonical else 0
+    return Dataset(canonical or folder.resolve().name, folder, select(items), pinned or len(items))
+
+
+def scan(folder: Path, degradation: Degradation) -> list[Item]:
+    """Pair the pictures of a folder in any of the usual layouts, in the natural order of their names.
+
+    A clean picture without its degraded one is an item with a problem. Raises Unavailable if there are no
+    clean pictures, or no degraded ones that would have to be read.
+    """
+    clean = [pattern.format(s=degradation.scale) for pattern in CLEAN]
+    truths = _first(folder, clean)
+    if not truths:
+        raise Unavailable(f"No pictures in {folder}.", f"Looked for {_listing(clean)}.")
+    inputs = _first(folder, degradation.patterns)
+    if not inputs:
+        if not degradation.made:
+            raise Unavailable(
+                f"No degraded pictures in {folder}: {degradation} cannot be made, only read.",
+                f"Looked for {_listing(degradation.patterns)}.",
+            )
+        return [Item(name, path) for name, path in zip(_names(truths), truths, strict=True)]
+    by_stem = {path.stem: path for path in inputs}
+    by_core = {_core(path.stem): path for path in inputs}
+    items = []
+    for name, truth in zip(_names(truths), truths, strict=True):
+        stem = truth.stem
+        match = by_stem.get(f"{stem}x{degradation.scale}") or by_stem.get(stem) or by_core.get(_core(stem))
+        where = inputs[0].parent
+        problem = "" if match else f"no degraded picture for it in {where}"
+        items.append(Item(name, truth, match, problem))
+    return items
+
+
+def read(path: Path, grey: bool) -> NDArray[np.uint8]:
+    """A picture as `uint8` (H, W, 3), or (H, W) if `grey`: luma of BT.601 studio swing, rounded, as in the papers.
+
+    Grey pictures become colour ones with equal channels. Raises BadImage for what cannot be read or has more depth.
+    """
+    pixels = images.read(path).frames[0].pixels
+    if pixels.dtype != np.uint8:
+        raise BadImage(f"{path.name} has more than 8 bits a channel.", "The published protocols are for 8 bits.")
+    if grey:
+        return pixels[..., 0] if pixels.shape[2] == 1 else metrics.to_uint8(metrics.luma(pixels) / 255.0)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+@dataclass(frozen=True)
+class _Pinned:
+    """A file of a set that can be fetched."""
+
+    role: str  # HR, LRx2, ..., LQ
+    url: str
+    bytes: int
+    sha256: str
+
+    @property
+    def place(self) -> Path:
+        """Below the folder of the set: one of the usual layouts."""
+        return Path(self.role, unquote(self.url.rsplit("/", 1)[1]))
+
+
+def _pinned(name: str) -> list[_Pinned]:
+    entry = registry()[name]
+    found = [_Pinned(role, entry["base"] + quote(path), *rest) for role, path, *rest in entry.get("files", ())]
+    return sorted(found, key=lambda file: _natural(file.place))
+
+
+def _fetch(
+    name: str, degradation: Degradation, root: Path | None, select: Selection, offline: bool, quiet: bool
+) -> Dataset:
+    """The set from its pinned source, kept in the cache. Raises Unavailable if it may not be redistributed."""
+    pinned = _pinned(name)
+    if not pinned:
+        looked = f" It is not below {root} either." if root else ""
+        raise Unavailable(
+            f"{name} must not be redistributed, so it cannot be fetched.{looked}",
+            f"Get it from {registry()[name]['source']}; then pass --data-root with the folder that holds {name}/.",
+        )
+    folder = checkpoints.cache_dir() / "datasets" / name
+    role = f"LRx{degradation.scale}" if degradation.task == "upscale" and not degradation.quality else "LQ"
+    inputs = {_core(file.place.stem): folder / file.place for file in pinned if file.role == role}
+    if not inputs and not degradation.made:
+        raise Unavailable(
+            f"{name} has no pictures degraded by {degradation}.", "Choose another set, or another task."
+        )
+    truths = [folder / file.place for file in pinned if file.role == "HR"]
+    items = select(Item(path.stem, path, inputs.get(_core(path.stem))) for path in truths)
+    wanted = {path for item in items for path in (item.truth, item.degraded) if path}
+    missing = [file for file in pinned if folder / file.place in wanted and not (folder / file.place).exists()]
+
+    def fetch(file: _Pinned) -> None:
+        download(
+            [file.url], folder / file.place, sha256=file.sha256, bytes=file.bytes, progress=False, offline=offline
+        )
+
+    console = Console(stderr=True, quiet=quiet)
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        fetched = [pool.submit(fetch, file) for file in missing]
+        try:
+            for done in track(fetched, f"Fetching {name}", console=console, disable=not console.is_terminal):
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return Dataset(name, folder, items, len(truths))
+
+
+def _below(root: Path, name: str) -> Path | None:
+    """The folder of the set in `root`, however its name is written."""
+    if not root.is_dir():
+        raise UsageError(f"The data root {root} is not a folder.", "See --data-root and MAMBAIR_DATA.")
+    return next((path for path in sorted(root.iterdir()) if path.is_dir() and known(path.name) == name), None)
+
+
+def _first(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The pictures of the first pattern that has any, in natural order."""
+    for pattern in patterns:
+        found = [p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES and p.is_file()]
+        if found:
+            return sorted(found, key=_natural)
+    return []
+
+
+def _natural(path: Path) -> tuple[Any, ...]:
+    """2.png before 10.png."""
+    parts = re.split(r"(\d+)", path.stem)
+    return (*((int(part), "") if part.isdigit() else (-1, part) for part in parts), path.name)
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """The stems, or full names where two pictures share a stem."""
+    count = Counter(path.stem for path in paths)
+    return [path.stem if count[path.stem] == 1 else path.name for path in paths]
+
+
+def _core(stem: str) -> str:
+    """A picture's own name, without what marks it as clean or degraded: babyx4, img_001_SRF_4_LR, norain-001."""
+    stem = re.sub(r"(_SRF_\d)?_(HR|LR|GT|LQ)$", "", stem)
+    stem = re.sub(r"^(no)?rain-(?=\d)", "", stem)
+    return re.sub(r"[_-]?x[2348]m?$", "", stem) or stem
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _listing(patterns: Iterable[str]) -> str:
+    return ", ".join(pattern.removesuffix("*") or "pictures right in it" for pattern in patterns)

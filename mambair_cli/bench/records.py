@@ -1,0 +1,149 @@
+"""What a benchmark leaves behind: scores of pictures, of a set, and the journal that survives a stopped run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mambair_cli.bench.datasets import Dataset, Degradation
+from mambair_cli.zoo import ModelSpec
+
+
+@dataclass(frozen=True)
+class Score:
+    """PSNR in dB and SSIM. Published scores sometimes come without SSIM; `more` holds perceptual metrics."""
+
+    psnr: float
+    ssim: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One picture: its scores and those of doing nothing, or the reason why there are none."""
+
+    name: str
+    width: int = 0  # of the clean picture
+    height: int = 0
+    score: Score | None = None
+    baseline: Score | None = None
+    seconds: float = 0.0
+    error: str = ""
+    stamp: str = ""  # of the files it was measured on
+
+    @property
+    def gain(self) -> float:
+        """dB over doing nothing."""
+        return self.score.psnr - self.baseline.psnr if self.score and self.baseline else 0.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on one set. `pictures` holds the restored ones as NAME.png, where they were kept."""
+
+    dataset: Dataset
+    spec: ModelSpec
+    degradation: Degradation
+    images: tuple[Measured, ...]
+    environment: Mapping[str, Any]
+    published: Score | None = None
+    pictures: Path | None = None
+
+    @property
+    def model(self) -> str:
+        """As papers write it: a plus for self-ensemble."""
+        return self.spec.name + ("+" if self.environment["ensemble"] else "")
+
+    @property
+    def measured(self) -> list[Measured]:
+        return [image for image in self.images if image.score]
+
+    @property
+    def failed(self) -> list[Measured]:
+        return [image for image in self.images if not image.score]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the mean is over the whole set, as a published one is."""
+        return len(self.measured) == self.dataset.size
+
+    @property
+    def mean(self) -> Score | None:
+        return _mean([image.score for image in self.images if image.score])
+
+    @property
+    def baseline(self) -> Score | None:
+        """The mean of doing nothing, over the same pictures."""
+        return _mean([image.baseline for image in self.images if image.baseline])
+
+    @property
+    def seconds(self) -> float:
+        """Per picture, on average."""
+        return fmean(image.seconds for image in self.measured) if self.measured else 0.0
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Everything a stranger needs to measure the same: printed with every table, stored in every report."""
+        own = self.spec.protocol
+        rounding = {
+            "uint8": "restored picture rounded to 8 bits",
+            "luma": "restored picture, then its Y, rounded to 8 bits",
+            "none": "nothing rounded",
+        }
+        return {
+            "channel": own.channel,
+            "crop": own.crop,
+            "rounding": rounding[own.rounding],
+            "y": "ITU-R BT.601 studio swing" if own.channel == "y" else None,
+            "psnr": "peak 255, mean over pictures",
+            "ssim": "Gaussian 11x11, sigma 1.5, valid area, mean over channels",
+            "input": self.degradation.describe(self.dataset.read),
+            "tile": self.environment["tile"],
+            "ensemble": self.environment["ensemble"],
+            "published": own.note,
+        }
+
+
+class Journal:
+    """Scores of one run, a line a picture, kept under a hash of everything that could change them."""
+
+    def __init__(self, root: Path, identity: Mapping[str, Any]) -> None:
+        self.identity = json.dumps(identity, sort_keys=True)
+        digest = hashlib.sha256(self.identity.encode()).hexdigest()[:16]
+        self.folder = root / "bench" / f"{identity['model']}-{identity['dataset']}-{digest}"
+        self.file = self.folder / "scores.jsonl"
+
+    def read(self) -> dict[str, Measured]:
+        """What was measured before, by name. A line cut short by a crash is a picture not yet measured."""
+        known = {}
+        if self.file.exists():
+            for line in self.file.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    scores = {key: Score(**entry[key]) for key in ("score", "baseline")}
+                    known[entry["name"]] = Measured(**{**entry, **scores})
+                except (ValueError, KeyError, TypeError):
+                    continue
+        return known
+
+    def append(self, image: Measured) -> None:
+        """Add a picture; the line is on the disk's side before this returns."""
+        if not self.file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "run.json").write_text(self.identity + "\n", encoding="utf-8")
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(image)) + "\n")
+
+    def clear(self) -> None:
+        self.file.unlink(missing_ok=True)
+
+
+def _mean(scores: Sequence[Score]) -> Score | None:
+    if not scores:
+        return None
+    ssims = [score.ssim for score in scores if score.ssim is not None]
+    return Score(fmean(score.psnr for score in scores), fmean(ssims) if ssims else None)

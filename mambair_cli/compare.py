@@ -1,0 +1,177 @@
+"""Before and after: a sheet of crops side by side, or a page with a slider that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files as resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from mambair_cli import color, files, images
+from mambair_cli.errors import BadImage, UsageError
+
+Bytes = NDArray[np.uint8]
+
+CROPS = 3  # on a sheet
+CROP_SIDE = 96  # pixels of the result that a crop shows,
+ENLARGED = 3  # so many times enlarged
+GAP = 12
+SHEET_WIDTH = 2 * CROP_SIDE * ENLARGED + 3 * GAP
+WEBP_SIDE = 16383  # what the format can hold
+ZOOMS = ((0, "Fit"), (1, "1:1"), (2, "2:1"), (4, "4:1"))
+
+
+def compare(before: Path, after: Path, target: Path) -> None:
+    """Write the comparison of two pictures to `target`, a .png sheet or an .html page.
+
+    The smaller picture is enlarged (bicubic) to the size of the other. Raises UsageError for another kind of
+    target, BadImage where a picture cannot be read or the two have different shapes.
+    """
+    kind = target.suffix.lower()
+    if kind not in (".png", ".html"):
+        raise UsageError(f"A comparison is written as .png or .html, not {target.suffix or target.name!r}.")
+    pair, notes = aligned(read(before), read(after))
+    captions = [f"{path.name}{note}" for path, note in zip((before, after), notes, strict=True)]
+    with files.atomic(target) as stream:
+        if kind == ".png":
+            sheet(*pair, captions).save(stream, "PNG")
+        else:
+            body = f"<h1>{escape(before.name)} and {escape(after.name)}</h1>{slider(*pair, captions)}"
+            stream.write(page(f"{before.name} | {after.name}", body).encode())
+
+
+def read(path: Path) -> Bytes:
+    """A picture as one looks at it: upright, in sRGB, (H, W, 3), transparency on white. Raises BadImage."""
+    picture = images.read(path)
+    frame = picture.frames[0]
+    pixels = color.quantise(color.as_float(frame.pixels), np.dtype(np.uint8))
+    if picture.space:
+        pixels = color.apply(picture.space.to_srgb, pixels)
+    pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+    if frame.alpha is None:
+        return pixels
+    alpha = color.as_float(frame.alpha)[..., None]
+    return color.quantise(color.as_float(pixels) * alpha + 1.0 - alpha, np.dtype(np.uint8))
+
+
+def aligned(before: Bytes, after: Bytes) -> tuple[tuple[Bytes, Bytes], tuple[str, str]]:
+    """Both at the size of the larger one, and what was done to each. Raises BadImage for different shapes."""
+    (h, w), (height, width) = before.shape[:2], after.shape[:2]
+    if (h, w) == (height, width):
+        return (before, after), ("", "")
+    # a picture cropped to a multiple of the scale may lack a few pixels
+    if abs(w * height - h * width) > 4 * max(w, h, width, height):
+        raise BadImage(
+            f"The pictures have different shapes: {w}x{h} and {width}x{height}.",
+            "Compare a picture with its own restored version.",
+        )
+    if h * w < height * width:
+        return (color.resample(before, (width, height)), after), (f" (enlarged from {w}x{h})", "")
+    return (before, color.resample(after, (w, h))), ("", f" (enlarged from {width}x{height})")
+
+
+def slider(before: Bytes, after: Bytes, captions: Sequence[str]) -> str:
+    """HTML of a before/after slider with zoom; the pictures (H, W, 3) are embedded as WebP."""
+    height, width = after.shape[:2]
+    left, right = (escape(caption) for caption in captions)
+    zooms = "".join(
+        f'<button type="button" value="{zoom}" aria-pressed="{str(not zoom).lower()}">{name}</button>'
+        for zoom, name in ZOOMS
+    )
+    return f"""<figure class="slider" data-width="{width}" style="--split:50%;--ratio:{width}/{height}">
+<div class="stage"><div class="frame">
+<img class="after" alt="{right}" src="{_embedded(after)}">
+<img class="before" alt="{left}" src="{_embedded(before)}">
+<div class="handle" role="slider" tabindex="0" aria-label="Share of the picture before"
+ aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"></div>
+</div></div>
+<figcaption><span>left <b>{left}</b>, right <b>{right}</b></span>
+<span class="zoom" role="group" aria-label="Zoom">{zooms}</span></figcaption>
+</figure>
+"""
+
+
+def page(title: str, body: str) -> str:
+    """A whole page: style and script are in it, nothing is loaded."""
+    style, script = (
+        resources(__package__).joinpath("pages", name).read_text("utf-8") for name in ("page.css", "page.js")
+    )
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="mambair">
+<title>{escape(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+{body}
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+
+def sheet(before: Bytes, after: Bytes, captions: Sequence[str]) -> Image.Image:
+    """The whole result, and under it its most detailed parts enlarged: before on the left, after on the right."""
+    corners = detailed(after)
+    side = min(CROP_SIDE, *after.shape[:2])
+    shown = side * ENLARGED
+    font = ImageFont.load_default(15)
+    overview = Image.fromarray(after)
+    overview.thumbnail((SHEET_WIDTH - 2 * GAP, SHEET_WIDTH - 2 * GAP), Image.Resampling.LANCZOS)
+    top = overview.height + 3 * GAP + 18
+    result = Image.new("RGB", (2 * shown + 3 * GAP, top + len(corners) * (shown + GAP)), "white")
+    draw = ImageDraw.Draw(result)
+    left = (result.width - overview.width) // 2
+    result.paste(overview, (left, GAP))
+    ratio = overview.width / after.shape[1]
+    for column, caption in enumerate(captions):
+        room = shown - 4
+        while draw.textlength(caption, font) > room:
+            caption = caption.removesuffix("…")[:-1] + "…"
+        draw.text((GAP + column * (shown + GAP), top - GAP - 14), caption, "black", font)
+    for row, (y, x) in enumerate(corners):
+        box = [left + x * ratio, GAP + y * ratio, left + (x + side) * ratio, GAP + (y + side) * ratio]
+        draw.rectangle(box, outline="white", width=3)
+        draw.rectangle(box, outline="black", width=1)
+        for column, picture in enumerate((before, after)):
+            crop = Image.fromarray(np.ascontiguousarray(picture[y : y + side, x : x + side]))
+            place = (GAP + column * (shown + GAP), top + row * (shown + GAP))
+            result.paste(crop.resize((shown, shown), Image.Resampling.NEAREST), place)
+    return result
+
+
+def detailed(picture: Bytes, count: int = CROPS, side: int = CROP_SIDE) -> list[tuple[int, int]]:
+    """Corners (y, x) of up to `count` squares that do not overlap and have the most contrast between neighbours."""
+    side = min(side, *picture.shape[:2])
+    grey = picture.mean(axis=2)
+    contrast = np.abs(np.diff(grey, axis=0, append=grey[-1:])) + np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
+    total = np.pad(contrast.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    sums = total[side:, side:] - total[:-side, side:] - total[side:, :-side] + total[:-side, :-side]
+    corners: list[tuple[int, int]] = []
+    while len(corners) < count and np.isfinite(sums).any() and sums.max() >= 0:
+        y, x = (int(n) for n in np.unravel_index(sums.argmax(), sums.shape))
+        corners.append((y, x))
+        sums[max(y - side + 1, 0) : y + side, max(x - side + 1, 0) : x + side] = -1.0
+    return corners
+
+
+def _embedded(picture: Bytes) -> str:
+    """A data URI. WebP at a quality whose loss is below what one can see."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(picture)
+    if max(image.size) > WEBP_SIDE:
+        image.save(buffer, "JPEG", quality=92, subsampling="4:4:4")
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, "WEBP", quality=95, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
