@@ -42,6 +42,13 @@ def dwconv_silu(x: Tensor, module: nn.Conv2d) -> Tensor:
     return fused.depthwise_silu(x, module.weight, module.bias)
 
 
+class LayerNorm(nn.LayerNorm):
+    """Over the last dimension, native on the CPU; keys as nn.LayerNorm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fused.layer_norm(x, self.weight, self.bias, self.eps)
+
+
 def norm_gate(y: Tensor, z: Tensor, norm: nn.LayerNorm) -> Tensor:
     """Normalise y over channels and gate it by SiLU(z)."""
     return fused.norm_gate(y, z, norm.weight, norm.bias, norm.eps)
@@ -123,7 +130,7 @@ class SS2D(SelectiveScan):
         super().__init__(directions, inner, d_state, dt_rank=math.ceil(width / 16))
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.conv2d = depthwise(inner, 3)
-        self.out_norm = nn.LayerNorm(inner)
+        self.out_norm = LayerNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -235,9 +242,9 @@ class Skeleton(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.upscale, self.upsampler = upscale, upsampler
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
-        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
+        self.patch_embed = nn.ModuleDict({"norm": LayerNorm(embed_dim)})
         self.layers = nn.ModuleList(groups)
-        self.norm = nn.LayerNorm(embed_dim)
+        self.norm = LayerNorm(embed_dim)
         self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
         if upsampler == "pixelshuffle":
             self.conv_before_upsample = nn.Sequential(

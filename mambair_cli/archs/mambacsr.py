@@ -16,6 +16,7 @@ from mambair_cli.archs.layers import (
     CAB,
     SS2D,
     Group,
+    LayerNorm,
     Mlp,
     SelectiveScan,
     Skeleton,
@@ -41,7 +42,7 @@ class DirectionAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.global_reduce = nn.Linear(width, width // 8)
         self.channel_select = nn.Linear(width // 8, width)
 
@@ -74,10 +75,10 @@ class Block(nn.Module):
         super().__init__()
         self.skip_scale = nn.Parameter(torch.ones(width))
         self.skip_scale2 = nn.Parameter(torch.ones(width))
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = LayerNorm(width)
         self.self_attention = WindowScan(width, d_state, window, columns)
         self.conv_block = CAB(width, compress=24, squeeze=24)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = LayerNorm(width)
         self.mlp = Mlp(width, mlp_ratio * width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,14 +99,14 @@ class CrossScaleFusion(SelectiveScan):
         super().__init__(4, inner, FUSION_STATES, dt_rank=math.ceil(width / 16))
         self.skip_scale = nn.Parameter(torch.ones(width))
         self.skip_scale2 = nn.Parameter(torch.ones(width))
-        self.ln_1 = nn.LayerNorm(width)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_1 = LayerNorm(width)
+        self.ln_2 = LayerNorm(width)
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.in_proj_down = nn.Linear(width, 2 * inner, bias=False)  # its second half is published but unused
         self.conv2d = depthwise(inner, 3)
         self.conv2d2 = depthwise(inner, 3)
         self.multi_scan = nn.ModuleDict({"attn": DirectionAttention(inner)})
-        self.out_norm = nn.LayerNorm(inner)
+        self.out_norm = LayerNorm(inner)
         self.out_proj = nn.Linear(inner, width, bias=False)
         self.mlp = Mlp(width, 4 * width)
 
@@ -156,7 +157,7 @@ class MambaCSR(Skeleton):
         super().__init__([group(depth) for depth in depths], in_chans, embed_dim, upscale, upsampler)
         self.cross_scale = cross_scale_scan
         if cross_scale_scan:
-            self.patch_embed2 = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
+            self.patch_embed2 = nn.ModuleDict({"norm": LayerNorm(embed_dim)})
             self.layers2 = nn.ModuleList([group(depth) for depth in depths2])
             self.layers3 = nn.ModuleList([CrossScaleFusion(embed_dim) for _ in depths2])
             for added in (self.layers2, self.layers3):

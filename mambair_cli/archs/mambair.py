@@ -7,7 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mambair_cli.archs.layers import CAB, SS2D, ChannelAttention, Group, Skeleton, conv, depthwise, scale_add
+from mambair_cli.archs.layers import (
+    CAB,
+    SS2D,
+    ChannelAttention,
+    Group,
+    LayerNorm,
+    Skeleton,
+    conv,
+    depthwise,
+    scale_add,
+)
 
 
 class LightCAB(nn.Module):
@@ -36,9 +46,9 @@ class Block(nn.Module):
         super().__init__()
         self.skip_scale = nn.Parameter(torch.ones(width))
         self.skip_scale2 = nn.Parameter(torch.ones(width))
-        self.ln_1 = nn.LayerNorm(width)
+        self.ln_1 = LayerNorm(width)
         self.self_attention = SS2D(width, int(mlp_ratio * width), d_state)
-        self.ln_2 = nn.LayerNorm(width)
+        self.ln_2 = LayerNorm(width)
         self.conv_blk = LightCAB(width) if light else CAB(width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mambair_cli.archs.layers import (
     Group,
+    LayerNorm,
     SelectiveScan,
     Skeleton,
     conv,
@@ -105,7 +106,7 @@ class ASSM(nn.Module):
         self.in_proj = nn.Sequential(nn.Conv2d(width, hidden, 1))
         self.CPE = nn.Sequential(depthwise(hidden, 3))
         self.selectiveScan = SelectiveScan(1, hidden, d_state, dt_rank=math.ceil(hidden / 16))
-        self.out_norm = nn.LayerNorm(hidden)
+        self.out_norm = LayerNorm(hidden)
         self.out_proj = nn.Linear(hidden, width)
         self.embeddingB = nn.Embedding(num_tokens, inner_rank)
         nn.init.uniform_(self.embeddingB.weight, -1 / num_tokens, 1 / num_tokens)
@@ -163,7 +164,7 @@ class GatedMlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         half = hidden // 2
-        self.sg = nn.ModuleDict({"norm": nn.LayerNorm(half), "conv": depthwise(half, kernel)})
+        self.sg = nn.ModuleDict({"norm": LayerNorm(half), "conv": depthwise(half, kernel)})
         self.fc2 = nn.Linear(half, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -190,7 +191,7 @@ class Layer(nn.Module):
         self.shift = shift
         self.scale1 = nn.Parameter(torch.full((width,), 1e-4))
         self.scale2 = nn.Parameter(torch.full((width,), 1e-4))
-        self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
+        self.norm1, self.norm2, self.norm3, self.norm4 = (LayerNorm(width) for _ in range(4))
         self.wqkv = nn.Linear(width, 3 * width)
         self.win_mhsa = WindowAttention(width, window, heads)
         self.assm = ASSM(width, d_state, num_tokens, inner_rank, mlp_ratio)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambair_cli.archs.layers import (
+    LayerNorm,
     SelectiveScan,
     conv,
     cross_scan,
@@ -37,7 +38,7 @@ class Norm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.LayerNorm(width)
+        self.body = LayerNorm(width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)

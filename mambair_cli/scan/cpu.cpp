@@ -17,6 +17,7 @@
 
 namespace nb = nanobind;
 using Array = nb::ndarray<nb::c_contig, nb::device::cpu>;
+using Strided = nb::ndarray<nb::device::cpu>;
 using Maybe = std::optional<Array>;
 
 namespace {
@@ -63,7 +64,8 @@ T* pointer(const Maybe& a) {
   return a ? (T*)a->data() : nullptr;
 }
 
-Dtype dtype_of(const Array& a) {
+template <class A>
+Dtype dtype_of(const A& a) {
   return a.dtype().bits == 32 ? Dtype::float32 : Dtype::bfloat16;
 }
 
@@ -157,12 +159,15 @@ void backward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, 
   });
 }
 
-// x (batch, height, width, channels) whose pixels lie x_row apart
-void depthwise(nb::ndarray<nb::device::cpu> x, int64_t x_row, Array weight, Array bias, Array y, int threads) {
+// x (batch, height, width, channels) whose pixels lie x_row apart; taps (9, channels)
+Depthwise describe_depthwise(const Strided& x, int64_t x_row, const Array& taps, const Array& bias, void* y) {
+  return {int(x.shape(0)), int(x.shape(1)), int(x.shape(2)), int(x.shape(3)), dtype_of(x), x.data(), x_row,
+          (const float*)taps.data(), (const float*)bias.data(), y};
+}
+
+void depthwise(Strided x, int64_t x_row, Array taps, Array bias, Array y, int threads) {
+  const Depthwise d = describe_depthwise(x, x_row, taps, bias, y.data());
   const Kernels& kernel = *active;
-  const Depthwise d{int(x.shape(0)), int(x.shape(1)), int(x.shape(2)), int(x.shape(3)),
-                    x.dtype().bits == 32 ? Dtype::float32 : Dtype::bfloat16, x.data(), x_row,
-                    (const float*)weight.data(), (const float*)bias.data(), y.data()};
   const int band = 8, bands = (d.height + band - 1) / band;
   nb::gil_scoped_release release;
   parallel::run(d.batch * bands, threads, [&](int task) {
@@ -171,16 +176,47 @@ void depthwise(nb::ndarray<nb::device::cpu> x, int64_t x_row, Array weight, Arra
   });
 }
 
-// y (rows, channels), z (rows, channels) whose rows lie z_row apart
-void norm_gate(Array y, nb::ndarray<nb::device::cpu> z, int64_t z_row, Array weight, Array bias, float eps, Array out,
-               int threads) {
+// g_parameters (batch, 10, channels)
+void depthwise_backward(Strided x, int64_t x_row, Array taps, Array bias, Array gy, Array scratch, Array gx,
+                        Array g_parameters, int threads) {
+  const DepthwiseBackward d{describe_depthwise(x, x_row, taps, bias, nullptr), gy.data(), (float*)scratch.data(),
+                            (float*)gx.data(), (float*)g_parameters.data()};
   const Kernels& kernel = *active;
-  const NormGate g{int64_t(y.shape(0)), int(y.shape(1)), dtype_of(y), y.data(), z.data(), z_row,
-                   (const float*)weight.data(), (const float*)bias.data(), eps, out.data()};
+  const int blocks = (d.forward.channels + kernel.width - 1) / kernel.width;
+  nb::gil_scoped_release release;
+  parallel::run(d.forward.batch * blocks, threads,
+                [&](int task) { kernel.depthwise_backward(d, task / blocks, task % blocks * kernel.width); });
+}
+
+// y (rows, channels); z likewise, its rows z_row apart, or none
+NormGate describe_norm(const Array& y, const std::optional<Strided>& z, int64_t z_row, const Array& weight,
+                       const Array& bias, float eps, void* out) {
+  return {int64_t(y.shape(0)), int(y.shape(1)), dtype_of(y), y.data(), z ? z->data() : nullptr, z_row,
+          (const float*)weight.data(), (const float*)bias.data(), eps, out};
+}
+
+void norm_gate(Array y, std::optional<Strided> z, int64_t z_row, Array weight, Array bias, float eps, Array out,
+               int threads) {
+  const NormGate g = describe_norm(y, z, z_row, weight, bias, eps, out.data());
+  const Kernels& kernel = *active;
   const int64_t band = 512;
   nb::gil_scoped_release release;
   parallel::run(int((g.rows + band - 1) / band), threads, [&](int task) {
     kernel.norm_gate(g, task * band, std::min((task + 1) * band, g.rows));
+  });
+}
+
+// g_parameters (bands, 2, channels), zeroed: one copy for each band of rows
+void norm_gate_backward(Array y, std::optional<Strided> z, int64_t z_row, Array weight, Array bias, float eps,
+                        Array g_out, Array gy, Maybe gz, Array g_parameters, int threads) {
+  const NormGateBackward g{describe_norm(y, z, z_row, weight, bias, eps, nullptr), g_out.data(), gy.data(),
+                           pointer<void>(gz)};
+  const Kernels& kernel = *active;
+  const int64_t bands = int64_t(g_parameters.shape(0)), rows = g.forward.rows;
+  nb::gil_scoped_release release;
+  parallel::run(int(bands), threads, [&](int task) {
+    kernel.norm_gate_backward(g, task * rows / bands, (task + 1) * rows / bands,
+                              (float*)g_parameters.data() + int64_t(task) * 2 * g.forward.channels);
   });
 }
 
@@ -198,5 +234,9 @@ NB_MODULE(_cpu, m) {
         nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
         nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
   m.def("depthwise", &depthwise);
-  m.def("norm_gate", &norm_gate);
+  m.def("depthwise_backward", &depthwise_backward);
+  m.def("norm_gate", &norm_gate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+        nb::arg());
+  m.def("norm_gate_backward", &norm_gate_backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
+        nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg());
 }

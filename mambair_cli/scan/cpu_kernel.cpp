@@ -243,85 +243,18 @@ void scan_backward(const Scan& s, const Gradients& grad, int b, int k, int first
     backward_states<bf16>(s, grad, b, k, first);
 }
 
-// Rows [begin, end) of the image: nine rows of weights stay in registers' reach, one block of channels at a time.
-template <class T>
-void depthwise_rows(const Depthwise& d, int b, int begin, int end) {
-  const T* x = (const T*)d.x + int64_t(b) * d.height * d.width * d.x_row;
-  T* y = (T*)d.y + int64_t(b) * d.height * d.width * d.channels;
-  for (int i = begin; i < end; i++)
-    for (int c = 0; c < d.channels; c += W) {
-      const int lanes = d.channels - c < W ? d.channels - c : W;
-      vf weight[9];
-      for (int t = 0; t < 9; t++) weight[t] = load(d.weight + t * d.channels + c, lanes);
-      const vf bias = load(d.bias + c, lanes);
-      // Three columns slide along the row, so that every pixel is loaded three times instead of nine.
-      vf column[3][3];
-      auto fetch = [&](vf* into, int j) {
-        for (int r = 0; r < 3; r++) {
-          const int row = i + r - 1;
-          const bool inside = row >= 0 && row < d.height && j >= 0 && j < d.width;
-          into[r] = inside ? load(x + (int64_t(row) * d.width + j) * d.x_row + c, lanes) : vf{};
-        }
-      };
-      for (int r = 0; r < 3; r++) column[0][r] = vf{};
-      fetch(column[1], 0);
-      for (int j = 0; j < d.width; j++) {
-        fetch(column[2], j + 1);
-        vf total = bias;
-        for (int r = 0; r < 3; r++)
-          for (int t = 0; t < 3; t++) total += weight[r * 3 + t] * column[t][r];
-        store(y + (int64_t(i) * d.width + j) * d.channels + c, silu(total), lanes);
-        for (int r = 0; r < 3; r++) column[0][r] = column[1][r], column[1][r] = column[2][r];
-      }
-    }
-}
-
-void depthwise(const Depthwise& d, int b, int begin, int end) {
-  if (d.dtype == Dtype::float32)
-    depthwise_rows<float>(d, b, begin, end);
-  else
-    depthwise_rows<bf16>(d, b, begin, end);
-}
-
-template <class T>
-void norm_gate_rows(const NormGate& g, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; row++) {
-    const T *y = (const T*)g.y + row * g.channels, *z = (const T*)g.z + row * g.z_row;
-    T* out = (T*)g.out + row * g.channels;
-    vf total{}, squares{};
-    for (int c = 0; c < g.channels; c += W) total += load(y + c, g.channels - c);
-    float mean = 0, variance = 0;
-    for (int i = 0; i < W; i++) mean += total[i];
-    mean /= float(g.channels);
-    for (int c = 0; c < g.channels; c += W) {
-      vf v = load(y + c, g.channels - c) - mean;
-      if (g.channels - c < W)
-        for (int i = g.channels - c; i < W; i++) v[i] = 0;
-      squares += v * v;
-    }
-    for (int i = 0; i < W; i++) variance += squares[i];
-    const float scale = 1.0f / __builtin_sqrtf(variance / float(g.channels) + g.eps);
-    for (int c = 0; c < g.channels; c += W) {
-      const int lanes = g.channels - c;
-      const vf normal = (load(y + c, lanes) - mean) * scale * load(g.weight + c, lanes) + load(g.bias + c, lanes);
-      store(out + c, normal * silu(load(z + c, lanes)), lanes);
-    }
-  }
-}
-
-void norm_gate(const NormGate& g, int64_t begin, int64_t end) {
-  if (g.dtype == Dtype::float32)
-    norm_gate_rows<float>(g, begin, end);
-  else
-    norm_gate_rows<bf16>(g, begin, end);
-}
-
 #define NAME_OF(isa) #isa
 #define NAME(isa) NAME_OF(isa)
 
 }  // namespace
 
+void depthwise(const Depthwise&, int, int, int);
+void depthwise_backward(const DepthwiseBackward&, int, int);
+void norm_gate(const NormGate&, int64_t, int64_t);
+void norm_gate_backward(const NormGateBackward&, int64_t, int64_t, float*);
+
 extern const Kernels kernels;
-const Kernels kernels{NAME(MAMBAIR_ISA), W, scan_forward, scan_backward, depthwise, norm_gate};
+const Kernels kernels{NAME(MAMBAIR_ISA),  W,         scan_forward,      scan_backward, depthwise,
+                      depthwise_backward, norm_gate, norm_gate_backward};
 
 }  // namespace MAMBAIR_ISA

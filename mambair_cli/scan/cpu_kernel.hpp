@@ -53,7 +53,14 @@ struct Depthwise {
   void* y;
 };
 
-// y = layer_norm(y) * silu(z) over rows of `channels`
+struct DepthwiseBackward {
+  Depthwise forward;    // y is not used
+  const void* gy;       // dense, like y
+  float *g, *gx;        // dense: gradient before the SiLU (scratch), gradient of x
+  float* g_parameters;  // (batch, 10, channels): nine taps and the bias
+};
+
+// out = layer_norm(y) * silu(z) over rows of `channels`; without z the norm alone
 struct NormGate {
   int64_t rows;
   int channels;
@@ -66,6 +73,12 @@ struct NormGate {
   void* out;
 };
 
+struct NormGateBackward {
+  NormGate forward;  // out is not used
+  const void* g_out;
+  void *gy, *gz;  // dense, in the dtype of y
+};
+
 struct Kernels {
   const char* name;
   int width;  // channels per vector
@@ -73,7 +86,10 @@ struct Kernels {
   void (*scan_forward)(const Scan&, const Output&, int batch, int direction, int first);
   void (*scan_backward)(const Scan&, const Gradients&, int batch, int direction, int first);
   void (*depthwise)(const Depthwise&, int batch, int row_begin, int row_end);
+  void (*depthwise_backward)(const DepthwiseBackward&, int batch, int first);
   void (*norm_gate)(const NormGate&, int64_t row_begin, int64_t row_end);
+  // adds to g_parameters (2, channels): weight and bias
+  void (*norm_gate_backward)(const NormGateBackward&, int64_t row_begin, int64_t row_end, float* g_parameters);
 };
 
 namespace portable { extern const Kernels kernels; }

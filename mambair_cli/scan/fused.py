@@ -1,15 +1,19 @@
 """What stands around the scan in every block, in one pass over memory each where the native kernel is there.
 
-Inference on CPU only: with gradients enabled, or elsewhere, plain PyTorch runs.
+On a CPU with the kernel these run natively, forward and backward; everywhere else plain PyTorch does the same.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mambair_cli.scan import cpu
+
+BANDS = 16  # pieces of a batch whose parameter gradients are summed apart, whatever the number of threads
 
 
 def _native(x: Tensor) -> bool:
@@ -18,34 +22,87 @@ def _native(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.stride(-1) == 1
-        and not torch.is_grad_enabled()
         and x.numel() > 0
     )
 
 
-def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """SiLU(3x3 depthwise convolution + bias). x (B, H, W, C), possibly a slice of wider rows; weight (C, 1, 3, 3)."""
-    if _native(x) and x.stride(1) == x.shape[2] * x.stride(2) and x.stride(0) == x.shape[1] * x.stride(1):
+def _floats(t: Tensor) -> Tensor:
+    return t.detach().float().contiguous()
+
+
+class _DepthwiseSilu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        taps = _floats(weight).view(-1, 9).t().contiguous()
         y = torch.empty(x.shape, dtype=x.dtype)
-        taps = weight.detach().float().reshape(-1, 9).t().contiguous()
-        cpu._cpu.depthwise(
-            x.detach(), x.stride(2), taps, bias.detach().float().contiguous(), y, torch.get_num_threads()
-        )
+        x, bias = x.detach(), _floats(bias)
+        cpu._cpu.depthwise(x, x.stride(2), taps, bias, y, torch.get_num_threads())
+        ctx.save_for_backward(x, taps, bias)
         return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        x, taps, bias = ctx.saved_tensors
+        gy = grads[0].to(x.dtype).contiguous()
+        scratch, gx = torch.empty(2, *x.shape)
+        g = torch.empty(x.shape[0], 10, x.shape[-1])
+        threads = torch.get_num_threads()
+        cpu._cpu.depthwise_backward(x, x.stride(2), taps, bias, gy, scratch, gx, g, threads)
+        g = g.sum(0)
+        return gx.to(x.dtype), g[:9].t().reshape(-1, 1, 3, 3), g[9]
+
+
+class _NormGate(torch.autograd.Function):
+    """Rows of y (R, C) and z (R, C), or no z."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, z: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y, z = y.detach(), None if z is None else z.detach()
+        weight, bias = _floats(weight), _floats(bias)
+        out = torch.empty_like(y)
+        ctx.z_row, ctx.eps = 0 if z is None else z.stride(0), eps
+        cpu._cpu.norm_gate(y, z, ctx.z_row, weight, bias, eps, out, torch.get_num_threads())
+        ctx.save_for_backward(y, z, weight, bias)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        y, z, weight, bias = ctx.saved_tensors
+        g_out = grads[0].to(y.dtype).contiguous()
+        gy, gz = torch.empty_like(y), None if z is None else torch.empty(z.shape, dtype=z.dtype)
+        g = torch.zeros(min(BANDS, y.shape[0]), 2, y.shape[1])
+        cpu._cpu.norm_gate_backward(
+            *(y, z, ctx.z_row, weight, bias, ctx.eps, g_out, gy, gz, g, torch.get_num_threads())
+        )
+        g = g.sum(0)
+        return gy, gz, g[0], g[1], None
+
+
+def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """SiLU(3x3 depthwise convolution + bias), zeros outside the map.
+
+    x (B, H, W, C), possibly a slice of wider rows; weight (C, 1, 3, 3); bias (C). Differentiable.
+    """
+    if _native(x) and x.stride(1) == x.shape[2] * x.stride(2) and x.stride(0) == x.shape[1] * x.stride(1):
+        return _DepthwiseSilu.apply(x, weight, bias)
     nchw = x.permute(0, 3, 1, 2)
     y = F.conv2d(nchw, weight.to(x.dtype), bias.to(x.dtype), padding=1, groups=weight.shape[0])
     return F.silu(y).permute(0, 2, 3, 1)
 
 
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """LayerNorm over the last dimension of x (..., C). Differentiable."""
+    if _native(x) and x.is_contiguous():
+        return _NormGate.apply(x.view(-1, x.shape[-1]), None, weight, bias, eps).view(x.shape)
+    return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
+
+
 def norm_gate(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """LayerNorm(y) * SiLU(z) over the last dimension. y, z (..., C); z may be a slice of wider rows."""
-    rows = z.reshape(-1, z.shape[-1]) if z.is_contiguous() else z.flatten(0, -2)
+    """LayerNorm(y) * SiLU(z) over the last dimension. Differentiable.
+
+    y, z (..., C), z possibly a slice of wider rows.
+    """
+    rows = z.flatten(0, -2)
     if _native(y) and y.is_contiguous() and z.dtype == y.dtype and rows.stride(-1) == 1:
-        out = torch.empty_like(y)
-        flat = y.detach().reshape(-1, y.shape[-1])
-        cpu._cpu.norm_gate(
-            *(flat, rows.detach(), rows.stride(0), weight.detach().float(), bias.detach().float()),
-            *(eps, out.view(flat.shape), torch.get_num_threads()),
-        )
-        return out
+        return _NormGate.apply(y.view(-1, y.shape[-1]), rows, weight, bias, eps).view(y.shape)
     return F.layer_norm(y, y.shape[-1:], weight.to(y.dtype), bias.to(y.dtype), eps) * F.silu(z)

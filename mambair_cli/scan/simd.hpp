@@ -127,7 +127,24 @@ inline vf sigmoid(vf t, vf e) {  // e = e^-|t|
   return select(t >= 0.0f, r, e * r);
 }
 
-inline vf silu(vf t) { return t * sigmoid(t, exp2_negative(abs(t) * -LOG2E)); }
+inline vf sigmoid(vf t) { return sigmoid(t, exp2_negative(abs(t) * -LOG2E)); }
+inline vf silu(vf t) { return t * sigmoid(t); }
+
+// The first `lanes` of v, 0 in the others.
+inline vf keep(vf v, int lanes) {
+#if defined(__AVX512F__)
+  return lanes >= W ? v : (vf)_mm512_maskz_mov_ps((__mmask16)((1u << lanes) - 1), (__m512)v);
+#else
+  for (int i = lanes; i < W; i++) v[i] = 0;
+  return v;
+#endif
+}
+
+inline float sum(vf v) {
+  float total = 0;
+  for (int i = 0; i < W; i++) total += v[i];
+  return total;
+}
 
 // out[i] += sum of the lanes of v[i]
 inline void add_sums(const vf* v, int count, float* out) {
@@ -149,11 +166,7 @@ inline void add_sums(const vf* v, int count, float* out) {
     store(out + i, load(out + i, count - i) + total, count - i);
   }
 #endif
-  for (; i < count; i++) {
-    float total = 0;
-    for (int j = 0; j < W; j++) total += v[i][j];
-    out[i] += total;
-  }
+  for (; i < count; i++) out[i] += sum(v[i]);
 }
 
 }  // namespace MAMBAIR_ISA
