@@ -28,15 +28,8 @@ def read(data: bytes, form: str, check: Callable[[tuple[int, int], int], None]) 
     if form == "PNG":
         return [_samples(_library("imagecodecs", form).png_decode(data))]
     with _library("tifffile", form).TiffFile(BytesIO(data)) as tiff:
-        check(_size(tiff), len(tiff.pages))
+        check((tiff.pages[0].imagewidth, tiff.pages[0].imagelength), len(tiff.pages))
         return [_samples(_interleaved(page)) for page in tiff.pages]
-
-
-def probe(file: IO[bytes]) -> tuple[tuple[int, int], int]:
-    """(width, height) and the number of pages of a TIFF that Pillow cannot open."""
-    file.seek(0)
-    with _library("tifffile", "TIFF").TiffFile(BytesIO(file.read())) as tiff:
-        return _size(tiff), len(tiff.pages)
 
 
 def write(pages: Sequence[Array], stream: IO[bytes], form: Format, kept: Metadata, level: int) -> tuple[str, ...]:
@@ -56,11 +49,6 @@ def _library(name: str, form: str) -> ModuleType:
             f"{form} in colour with more than 8 bits a sample would be squeezed into 8",
             "The extra reads and writes it whole: pip install 'mambair[deep]'.",
         ) from error
-
-
-def _size(tiff: Any) -> tuple[int, int]:
-    page = tiff.pages[0]
-    return page.imagewidth, page.imagelength
 
 
 def _interleaved(page: Any) -> Array:

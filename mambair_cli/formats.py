@@ -7,6 +7,8 @@ from pathlib import PurePath
 
 from mambair_cli.errors import UsageError
 
+MAX_PIXELS = 250_000_000  # of an input, all frames together; more is taken for a bomb
+
 
 @dataclass(frozen=True)
 class Format:

@@ -16,10 +16,9 @@ from PIL import Image, UnidentifiedImageError
 from mambair_cli import color, deep, metadata
 from mambair_cli.color import Array
 from mambair_cli.errors import BadImage
-from mambair_cli.formats import FORMATS
+from mambair_cli.formats import FORMATS, MAX_PIXELS
 from mambair_cli.metadata import Metadata
 
-MAX_PIXELS = 250_000_000  # all frames together
 _READ = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "AVIF", "HEIF", "GIF", "BMP", "PPM")
 
 
@@ -80,17 +79,6 @@ def read(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         if _is_deep(file, image):
             return _read_deep(file, image, max_pixels)
         return _read_with_pillow(file, image)
-
-
-def probe(source: Path | bytes) -> tuple[tuple[int, int], int]:
-    """The upright (width, height) and the number of frames, from the header alone. Raises BadImage."""
-    with _opened(source) as (file, image):
-        if image is None:
-            return deep.probe(file)
-        width, height = image.size
-        lies = image.format != "TIFF" and metadata.orientation(image) > 4  # Pillow's TIFF sizes are upright
-        size = (height, width) if lies else (width, height)
-        return size, _count(image)
 
 
 @contextmanager

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Protocol
@@ -22,8 +21,9 @@ from mambair_cli.encode import Encoding
 from mambair_cli.errors import MambairError, Unavailable
 from mambair_cli.files import DiskFullError, Job
 from mambair_cli.fit import NO_FIT, Fit
-from mambair_cli.formats import Format
+from mambair_cli.formats import MAX_PIXELS, Format
 from mambair_cli.images import Frame, Picture
+from mambair_cli.record import Record
 from mambair_cli.zoo import ModelSpec
 
 if TYPE_CHECKING:
@@ -36,36 +36,11 @@ WAITING_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
-class Record:
-    """What became of one input; a line of `--json`."""
-
-    input: str
-    output: str | None
-    status: str  # "done", "skipped" (it exists), "failed"
-    error: str | None = None
-    model: str | None = None
-    sha256: str | None = None
-    scale: int | None = None
-    input_size: tuple[int, int] | None = None
-    output_size: tuple[int, int] | None = None
-    device: str | None = None
-    precision: str | None = None
-    scan: str | None = None
-    tile: int | str | None = None
-    ensemble: bool | None = None
-    seed: int | None = None
-    seconds: float | None = None  # reading, restoring and writing it
-
-    def json(self) -> str:
-        return json.dumps({"schema": 1, **asdict(self)})
-
-
-@dataclass(frozen=True)
 class Settings:
     """What holds for the whole batch."""
 
-    encoding: Encoding = Encoding()
-    max_pixels: int = images.MAX_PIXELS
+    encoding: Encoding = field(default_factory=Encoding)
+    max_pixels: int = MAX_PIXELS
     fit: Fit = NO_FIT
     force: bool = False
     fail_fast: bool = False
@@ -79,7 +54,7 @@ class Listener(Protocol):
     def record(self, record: Record) -> None: ...
 
 
-Choose = Callable[[Job, Picture], ModelSpec]
+Choose = Callable[[Picture, Callable[[str], None]], ModelSpec]  # what there is to say goes into the callable
 Load = Callable[[ModelSpec], "Restorer"]
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
@@ -148,7 +123,7 @@ def _restore_job(
     """The result and its record; `seconds` went into reading."""
     for text in picture.warnings:
         outbox.listener.note(job, text)
-    restorer = load(choose(job, picture))
+    restorer = load(choose(picture, lambda text: outbox.listener.note(job, text)))
 
     def tiles(done: int, total: int) -> None:
         outbox.listener.tiles(job, done, total)

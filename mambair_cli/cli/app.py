@@ -1,0 +1,96 @@
+"""The application: its commands, and the one place where failures become messages and exit statuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from mambair_cli import __version__, files
+from mambair_cli.cli import models, restore
+from mambair_cli.errors import MambairError
+
+app = typer.Typer(
+    name="mambair",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (restore.upscale, restore.denoise, restore.derain, restore.decompress):
+    app.command()(command)
+app.add_typer(models.app, name="models")
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM. Not an Exception: no file's failure handling may swallow it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mambair {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Restore pictures with state-space models: upscale, denoise, derain, decompress.
+
+    [bold]Examples[/]
+
+    \b
+    mambair upscale photo.jpg                   photo_x4.jpg, next to it
+    mambair upscale -s 2 -r album/ -o large/    a whole tree, mirrored
+    mambair denoise --sigma auto scan.png       scan_denoised.png
+    mambair decompress old.jpg -o - > new.png   through pipes
+    mambair models list                         what there is
+
+    Exit status: 0 all done, 1 a file failed, 2 wrong usage, 3 weights or
+    data unavailable, 130 interrupted.
+    """
+
+
+def run(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave the process with its exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        app(args, prog_name="mambair")
+        sys.exit(0)
+    except MambairError as error:
+        _tell(error)
+        sys.exit(error.exit_code)
+    except Stopped as stopped:
+        # Not sys.exit: it would wait for encoders in other threads.
+        files.abandon()
+        sys.stderr.flush()
+        os._exit(stopped.status)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise Stopped(number)
+
+
+def _tell(error: MambairError) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("[red bold]error:[/] ", end="")
+    console.print(error.message, markup=False)
+    if error.hint:
+        console.print(error.hint, markup=False, style="dim")

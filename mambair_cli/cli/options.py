@@ -1,0 +1,221 @@
+"""Every option that commands share, declared once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from mambair_cli.formats import MAX_PIXELS
+
+MODEL = "Model"
+RUNNING = "How it runs"
+RESULT = "Result"
+BATCH = "Batch"
+
+
+def _complete_model(incomplete: str) -> list[tuple[str, str]]:
+    from mambair_cli import zoo
+
+    return zoo.complete(incomplete)
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="NAME",
+        envvar="MAMBAIR_MODEL",
+        help="A model or alias: light, base, large, real, ... (`mambair models list`). Default: the bundled one.",
+        autocompletion=_complete_model,
+        rich_help_panel=MODEL,
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="A local checkpoint: with -m as that model, alone by the architecture that is read off it.",
+        rich_help_panel=MODEL,
+    ),
+]
+Offline = Annotated[
+    bool,
+    typer.Option("--offline", envvar="MAMBAIR_OFFLINE", help="Never use the network.", rich_help_panel=MODEL),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|cpu|cuda[:i]|mps", envvar="MAMBAIR_DEVICE", help="Where to compute.", rich_help_panel=RUNNING
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|fp32|bf16|fp16",
+        help="auto: bf16 where the device is fast at it, fp32 elsewhere.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Tile = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N|off",
+        help="Side of the tiles in input pixels; auto fits them to the free memory.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=0, help="Input pixels that neighbouring tiles share.", rich_help_panel=RUNNING),
+]
+Ensemble = Annotated[
+    bool,
+    typer.Option(
+        "--ensemble",
+        help="Mean over the eight flips and transposes: slightly better, eight times the work.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Seed = Annotated[
+    int,
+    typer.Option(
+        metavar="N", help="Of the random routes in MambaIRv2; same seed, same pixels.", rich_help_panel=RUNNING
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.", rich_help_panel=BATCH)]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.", rich_help_panel=BATCH)]
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="INPUT...", help="Pictures, folders, quoted globs, or - for stdin.", show_default=False),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="A file, a folder (made if need be), or - for stdout. Default: next to the input.",
+        rich_help_panel=RESULT,
+    ),
+]
+FormatChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="png|jpg|webp|tiff|avif",
+        help="Default: that of the input where it can be written, PNG for the rest.",
+        rich_help_panel=RESULT,
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEMPLATE",
+        help=r"Of {stem}, {name}, {tag} and {ext}. Default: {stem}_{tag}{ext}, with -o FOLDER {stem}{ext}.",
+        rich_help_panel=RESULT,
+    ),
+]
+PngLevel = Annotated[
+    int,
+    typer.Option(
+        metavar="0-9", min=0, max=9, help="PNG compression: 1 is fast, 9 is slow and small.", rich_help_panel=RESULT
+    ),
+]
+OutputQuality = Annotated[
+    int | None,
+    typer.Option(
+        metavar="1-100",
+        min=1,
+        max=100,
+        help="Of JPEG, AVIF and lossy WebP. Default: the input's, at least 90.",
+        rich_help_panel=RESULT,
+    ),
+]
+StripMetadata = Annotated[
+    bool,
+    typer.Option(
+        "--strip-metadata",
+        help="Leave out EXIF, XMP, text and resolution. The colour profile stays.",
+        rich_help_panel=RESULT,
+    ),
+]
+Recursive = Annotated[
+    bool, typer.Option("-r", "--recursive", help="Folders within folders, mirrored with -o.", rich_help_panel=BATCH)
+]
+FilesFrom = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|-", help="Inputs from a list, separated by newlines or NULs.", rich_help_panel=BATCH),
+]
+Force = Annotated[
+    bool, typer.Option("-f", "--force", help="Redo what is there; by default it is skipped.", rich_help_panel=BATCH)
+]
+DryRun = Annotated[
+    bool, typer.Option("-n", "--dry-run", help="Say what would be done, and do nothing.", rich_help_panel=BATCH)
+]
+FailFast = Annotated[
+    bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.", rich_help_panel=BATCH)
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, help="Refuse larger inputs: they may be bombs.", rich_help_panel=BATCH),
+]
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """The options of upscale, denoise, derain and decompress alike."""
+
+    inputs: Inputs = None
+    output: Output = None
+    format: FormatChoice = None
+    name: Name = None
+    png_level: PngLevel = 1
+    output_quality: OutputQuality = None
+    strip_metadata: StripMetadata = False
+    model: Model = None
+    weights: Weights = None
+    offline: Offline = False
+    ensemble: Ensemble = False
+    tile: Tile = "auto"
+    overlap: Overlap = None
+    device: Device = "auto"
+    precision: Precision = "auto"
+    seed: Seed = 0
+    recursive: Recursive = False
+    files_from: FilesFrom = None
+    force: Force = False
+    dry_run: DryRun = False
+    fail_fast: FailFast = False
+    max_pixels: MaxPixels = MAX_PIXELS
+    json: Json = False
+    quiet: Quiet = False
+
+
+def with_restore_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn `command(own..., options)` into a command with its own options and all of `RestoreOptions`."""
+    hints = get_type_hints(RestoreOptions, include_extras=True)
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in fields(RestoreOptions)
+    ]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
+
+    @wraps(command)
+    def collected(**values: Any) -> None:
+        options = RestoreOptions(**{f.name: values.pop(f.name) for f in fields(RestoreOptions)})
+        command(**values, options=options)
+
+    collected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    collected.__annotations__ = {p.name: p.annotation for p in parameters}
+    return collected

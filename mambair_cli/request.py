@@ -1,0 +1,115 @@
+"""What a user asks for, and which model that means: it can depend on the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mambair_cli import zoo
+from mambair_cli.errors import MambairError, Unavailable, UsageError
+from mambair_cli.fit import NO_FIT, Fit, Size
+from mambair_cli.images import Picture
+from mambair_cli.noise import noise_level
+from mambair_cli.zoo import ModelSpec
+
+AUTO = "auto"
+SCALES = (2, 3, 4)
+_LARGE = 12_000_000  # pixels of input from which the size of the result is worth a line
+_NOISY_JPEG = 80  # quality below which artefacts are enlarged along with the picture
+_ESTIMATE_SLACK = 0.95  # the noise estimate errs by a few percent; 15.4 is not a case for the model of 25
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One task with its wishes. `spec` is set where the weights were named as a file."""
+
+    task: str
+    scale: int | None = None
+    sigma: int | str | None = None  # 0 to 255, "real" or "auto"
+    quality: int | None = None  # JPEG, 1 to 100; None: the picture's own
+    compressed: bool = False
+    fit: Fit = NO_FIT
+    model: str | None = None
+    spec: ModelSpec | None = None
+
+    def nominal(self) -> ModelSpec:
+        """A model of the request before any picture is seen, so that what cannot work fails at once.
+
+        Raises UsageError or Unavailable.
+        """
+        if self.spec is not None:
+            return self.spec
+        if self.fit and self.scale is None:
+            return self._enlarging(1.0)
+        sigma = 25 if self.sigma == AUTO else self.sigma
+        quality = 10 if self.task == "decompress" and self.quality is None else self.quality
+        return self._resolve(self.scale, sigma, quality)
+
+    def model_for(self, picture: Picture, say: Say) -> ModelSpec:
+        """The model for this picture; what the user should know of the choice goes to `say`."""
+        spec = self.spec or self._choose(picture, say)
+        if self.task == "upscale":
+            _hint(spec, picture, say)
+        return spec
+
+    def result_size(self, size: Size, spec: ModelSpec) -> Size:
+        """What a picture of this size becomes."""
+        return self.fit.size(size) if self.fit else (size[0] * spec.scale, size[1] * spec.scale)
+
+    def _choose(self, picture: Picture, say: Say) -> ModelSpec:
+        if self.fit and self.scale is None:
+            return self._enlarging(self.fit.factor(picture.size))
+        if self.sigma == AUTO:
+            level = noise_level(picture.frames[0].pixels)
+            spec = self._resolve(None, round(level * _ESTIMATE_SLACK), None)
+            say(f"noise of about {level:.1f}: {spec.name}")
+            return spec
+        if self.task == "decompress" and self.quality is None:
+            spec = self._resolve(None, None, picture.jpeg_quality)
+            if picture.jpeg_quality is not None:
+                say(f"JPEG quality {picture.jpeg_quality}: {spec.name}")
+            return spec
+        return self._resolve(self.scale, self.sigma, self.quality)
+
+    def _resolve(self, scale: int | None, sigma: int | str | None, quality: int | None) -> ModelSpec:
+        return zoo.resolve(
+            self.task, scale=scale, sigma=sigma, quality=quality, model=self.model, compressed=self.compressed
+        )
+
+    def _enlarging(self, factor: float) -> ModelSpec:
+        """The model of the smallest scale that is enough."""
+        reasons: list[MambairError] = []
+        for scale in SCALES:
+            try:
+                spec = self._resolve(scale, None, None)
+            except (UsageError, Unavailable) as error:
+                reasons.append(error)
+                continue
+            if spec.scale >= factor:
+                return spec
+        if len(reasons) == len(SCALES):
+            raise reasons[-1]
+        raise MambairError(
+            f"x{factor:.2g} is more than one step can enlarge", "Upscale it first, then fit the result."
+        )
+
+
+def level_note(request: Request, spec: ModelSpec) -> str | None:
+    """Where nobody trained for the wished level: which one is taken."""
+    for what, wish, has in (("noise", request.sigma, spec.sigma), ("JPEG quality", request.quality, spec.quality)):
+        if isinstance(wish, int) and isinstance(has, int) and wish != has:
+            return f"{what} {wish}: the model for {has} is the nearest, {spec.name}"
+    return None
+
+
+def _hint(spec: ModelSpec, picture: Picture, say: Say) -> None:
+    (width, height), scale = picture.size, spec.scale
+    if width * height > _LARGE:
+        megapixels = width * height * scale**2 / 1e6
+        say(f"a large picture: {width * scale}x{height * scale} will come out ({megapixels:.0f} megapixels)")
+    noisy = picture.jpeg_quality is not None and picture.jpeg_quality < _NOISY_JPEG
+    if noisy and not spec.compressed and "real" not in spec.aliases:
+        quality = f"JPEG of quality {picture.jpeg_quality}"
+        say(f"{quality}: {spec.name} enlarges its artefacts too; try -m real or --compressed")
