@@ -42,6 +42,7 @@ class Source:
     sha256: str | None = None
     bytes: int | None = None
     key: str | None = None  # container inside the file: "params" or "params_ema"
+    called: str | None = None  # by its authors, where its name in the folder is not known
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,7 @@ def _fitting(spec: ModelSpec, task: str | None, scale: int | None) -> ModelSpec:
         if asked not in (None, has):
             others = [s for s in zoo().values() if s.task == (task or s.task) and s.scale == (scale or s.scale)]
             raise UsageError(
-                f"{spec.name} is a model for {spec.task} {spec.level}".rstrip()
-                + f"; the {what} asked for is {asked}.",
+                f"{' '.join([spec.name, 'does', spec.task, spec.level]).rstrip()}, not {what} {asked}.",
                 f"Models for that: {_names(others)}." if others else "`mambair models list` shows what there is.",
             )
     return spec

@@ -1,0 +1,349 @@
+"""From a model or a file to a network with its weights: what is cached where, how it is read, whom to trust.
+
+A model without a published hash is trusted when it is first used: the hash is written down beside the file, and
+another file under that name is refused from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mambair_cli.download import download, sha256_of
+from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
+from mambair_cli.zoo import ModelSpec, Source, zoo
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+log = logging.getLogger("mambair")
+
+BUNDLED = Path(__file__).parent / "models"
+CONTAINERS = ("params_ema", "params", "state_dict")
+
+
+# ------------------------------------------------------------------------------------------------------ the cache
+
+
+def cache_dir() -> Path:
+    """The folder of downloaded weights: MAMBAIR_CACHE, or the system's place for caches."""
+    if chosen := os.environ.get("MAMBAIR_CACHE"):
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("mambair", appauthor=False)
+
+
+def place(spec: ModelSpec) -> Path:
+    """Where the model's file is or would be."""
+    return (BUNDLED if spec.source.bundled else cache_dir()) / spec.source.filename
+
+
+def path(spec: ModelSpec) -> Path | None:
+    """The model's file where it is on this machine, else None. Nothing is verified."""
+    return file if (file := place(spec)).is_file() else None
+
+
+def known_hash(spec: ModelSpec) -> str | None:
+    """The published SHA-256, else the one written down when the file was first used."""
+    if spec.source.sha256:
+        return spec.source.sha256
+    try:
+        return str(json.loads(_note(spec).read_text())["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def fetch(spec: ModelSpec, *, offline: bool = False, quiet: bool = False) -> Path:
+    """The model's file, downloaded if need be, its hash verified. Raises Unavailable; the hint says what to do."""
+    return _obtain(spec, offline=offline, quiet=quiet)[0]
+
+
+def forget(spec: ModelSpec) -> bool:
+    """Remove the model's file and its recorded hash from the cache; whether there was any. Bundled files stay."""
+    if spec.source.bundled:
+        raise UsageError(f"{spec.name} is part of mambair; it stays.")
+    files = [file for file in (place(spec), _note(spec)) if file.exists()]
+    for file in files:
+        file.unlink()
+    return bool(files)
+
+
+def adopt(file: Path, spec: ModelSpec) -> Path:
+    """Copy a file fetched by hand into the cache as the model's. Raises BadCheckpoint where it is not that."""
+    target = place(spec)
+    copy = target.with_name(f".{target.name}.import")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        _check(copy, spec, file.name)
+        _trust(spec, copy, file)
+        os.replace(copy, target)
+    except OSError as error:
+        raise Unavailable(f"Cannot copy {file} to {target}: {error.strerror or error}.") from error
+    finally:
+        copy.unlink(missing_ok=True)
+    return target
+
+
+def identify(file: Path) -> list[ModelSpec]:
+    """The published models that a file may be: by hash, else by keys and shapes, told apart by its name.
+
+    Raises BadCheckpoint where it is none of them.
+    """
+    published = [spec for spec in zoo().values() if not spec.source.bundled]
+    state = read(file)
+    digest = sha256_of(file)
+    if certain := [spec for spec in published if spec.source.sha256 == digest]:
+        return certain
+    arch, size = _kind(state)
+    fits = [spec for spec in published if (spec.arch, spec.params) == (arch, size)]
+    if not fits:
+        raise BadCheckpoint(
+            f"{file.name} is a {arch} network of {size:,} parameters; no published model is.",
+            f"Use it where it is: --weights {file}",
+        )
+    said = _words(file.stem)
+    return [spec for spec in fits if _own_words(spec, fits) & said] or fits
+
+
+# -------------------------------------------------------------------------------------------------------- loading
+
+
+def load(
+    spec: ModelSpec, weights: Path | None = None, *, offline: bool = False, quiet: bool = False
+) -> tuple[nn.Module, str]:
+    """The network in evaluation mode, float32, on the CPU, and the SHA-256 of the file it came from.
+
+    `weights` is used instead of the model's own file. Raises Unavailable where there is no file, BadCheckpoint where
+    its keys or shapes are not exactly the network's.
+    """
+    from mambair_cli import archs
+
+    if weights is None:
+        file, digest = _obtain(spec, offline=offline, quiet=quiet)
+        state = read(file, spec.source.key)
+    else:
+        file, state = weights, read(weights, spec.source.key)
+        digest = sha256_of(weights)
+    network = archs.build(spec.arch, **spec.kwargs)
+    _fill(network, state, spec, file)
+    return network.eval(), digest
+
+
+def spec_for_file(weights: Path) -> ModelSpec:
+    """A record for a checkpoint of unknown origin: the architecture is read off its keys and shapes.
+
+    What those do not show (padding, protocol, for 1:1 networks the task) is taken from the published model that is
+    most like it. Raises BadCheckpoint, listing what was tried.
+    """
+    from mambair_cli import archs
+
+    state = read(weights)
+    arch, kwargs = archs.infer(state)
+    shown: dict[str, Any] = dict(kwargs)
+    channels, scale = shown.get("in_chans", shown.get("inp_channels")), shown.get("upscale")
+    alike = [spec for spec in zoo().values() if spec.arch == arch]
+    if not alike:
+        raise BadCheckpoint(f"{weights} is a {arch} network; the list of models has nothing to compare it with.")
+    like = min(alike, key=lambda spec: (spec.channels != channels, scale not in (None, spec.scale)))
+    scale = scale or like.scale
+    return replace(
+        like,
+        name=weights.stem,
+        kwargs=kwargs,
+        source=Source(weights.name),
+        protocol=replace(like.protocol, crop=scale if scale > 1 else like.protocol.crop),
+        params=_count(state),
+        scale=scale,
+        sigma=None,
+        quality=None,
+        channels=channels or like.channels,
+        licence="unknown",
+        training="unknown",
+        good_for="",
+        not_for="",
+        remarks="",
+        published={},
+        aliases=(),
+    )
+
+
+def read(file: Path, key: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, as stored; safetensors or a pickle, of which only tensors are accepted.
+
+    `key` is the container inside the file to prefer; others are found by themselves, and a leading `module.` goes.
+    Raises Unavailable where there is no file, BadCheckpoint where it holds no weights or anything beside.
+    """
+    try:
+        content = _read_safetensors(file) if _is_safetensors(file) else _read_pickle(file)
+    except OSError as error:
+        raise Unavailable(f"Cannot read {file}: {error.strerror or error}.") from error
+    for container in (key or CONTAINERS[0], *CONTAINERS):
+        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
+            content = content[container]
+            break
+    state = _tensors(content)
+    if not state:
+        raise BadCheckpoint(f"{file} holds no weights.", "A checkpoint is a dictionary of named tensors.")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
+
+
+# ------------------------------------------------------------------------------------------------------ the inside
+
+
+def _note(spec: ModelSpec) -> Path:
+    """Where the hash of a file trusted on first use is written down."""
+    return cache_dir() / f"{spec.source.filename}.json"
+
+
+def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str]:
+    source, file = spec.source, path(spec)
+    if file is None and source.bundled:
+        raise Unavailable(f"{place(spec)} is missing, though it is part of mambair.", "Install mambair again.")
+    if file is None and not source.urls:
+        raise Unavailable(
+            f"{spec.name} is published in a shared folder only, from which files must be taken by hand.",
+            f"Open {source.folder}\nand download its file ({source.called or source.filename}), then run\n"
+            f"  mambair models import FILE --as {spec.name}",
+        )
+    if file is None:
+        file = download(
+            source.urls,
+            place(spec),
+            sha256=known_hash(spec),
+            bytes=source.bytes,
+            progress=not quiet,
+            offline=offline,
+            check=lambda part: _check(part, spec, source.filename),
+        )
+    return file, _trust(spec, file, file)
+
+
+def _trust(spec: ModelSpec, file: Path, shown: Path) -> str:
+    """The file's hash, which must be the known one; an unknown one is written down from now on."""
+    digest, known = sha256_of(file), known_hash(spec)
+    if known is None:
+        log.warning("%s: no hash is published; this file is trusted from now on: sha256 %s", spec.name, digest)
+        note = _note(spec)
+        draft = note.with_name(f".{note.name}.{os.getpid()}")
+        draft.write_text(json.dumps({"sha256": digest, "bytes": file.stat().st_size}))
+        os.replace(draft, note)
+    elif digest != known:
+        told = "published" if spec.source.sha256 else "recorded when it was first used"
+        raise BadCheckpoint(
+            f"{shown} is not {spec.name}: its sha256 is {digest}, {told} is {known}.",
+            f"Remove it, and fetch the right one: mambair models rm {spec.name}",
+        )
+    return digest
+
+
+def _check(file: Path, spec: ModelSpec, shown: str) -> None:
+    """Raise BadCheckpoint where the file is not of the model's architecture and size."""
+    arch, size = _kind(read(file, spec.source.key))
+    if (arch, size) != (spec.arch, spec.params):
+        raise BadCheckpoint(
+            f"{shown} is a {arch} network of {size:,} parameters; {spec.name} is {spec.arch} of {spec.params:,}."
+        )
+
+
+def _kind(state: Mapping[str, Tensor]) -> tuple[str, int]:
+    from mambair_cli import archs
+
+    return archs.infer(state)[0], _count(state)
+
+
+def _count(state: Mapping[str, Tensor]) -> int:
+    """Trained values: index tables are integers and do not count."""
+    return sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z]+|\d+", text.lower()))
+
+
+def _own_words(spec: ModelSpec, among: list[ModelSpec]) -> set[str]:
+    """The words in a model's name and file name that tell it from the others."""
+    words = {s.name: _words(f"{s.name} {Path(s.source.filename).stem}") for s in among}
+    return words[spec.name].difference(*(words[other.name] for other in among if other is not spec))
+
+
+def _fill(network: nn.Module, state: Mapping[str, Tensor], spec: ModelSpec, file: Path) -> None:
+    """Load strictly. Integer tables are computed by the network and may be absent from the file."""
+    own = network.state_dict()
+    trained = {name for name, tensor in own.items() if tensor.is_floating_point()}
+    shapes = {name: (list(state[name].shape), list(own[name].shape)) for name in own if name in state}
+    wrong = {
+        "it lacks ": [name for name in own if name in trained and name not in state],
+        "it has besides ": [name for name in state if name not in own],
+        "": [f"{name} is {has}, not {must}" for name, (has, must) in shapes.items() if has != must],
+    }
+    if any(wrong.values()):
+        told = (what + found[0] + _more(found) for what, found in wrong.items() if found)
+        raise BadCheckpoint(f"{file} is no checkpoint of {spec.name}: {'; '.join(told)}.", _what_it_is(state))
+    network.load_state_dict(own | {name: state[name] for name in trained})
+
+
+def _more(found: list[str]) -> str:
+    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+
+
+def _what_it_is(state: Mapping[str, Tensor]) -> str:
+    try:
+        arch, size = _kind(state)
+    except MambairError as error:
+        return error.hint
+    names = [spec.name for spec in zoo().values() if (spec.arch, spec.params) == (arch, size)]
+    return f"It is a {arch} network of {size:,} parameters" + (f", as {' and '.join(names)} are." if names else ".")
+
+
+def _is_safetensors(file: Path) -> bool:
+    """Eight bytes of header length, then a JSON object."""
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise BadCheckpoint(f"{file} is damaged: {error}.") from error
+
+
+def _read_pickle(file: Path) -> Any:
+    import torch
+
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # an unpickler on foreign bytes raises anything
+        if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise BadCheckpoint(
+                f"{file} holds more than tensors ({wanted[1]}); opening it could run any code, so it is refused.",
+                "If you trust it, load it where it was made and save its state_dict() alone.",
+            ) from error
+        raise BadCheckpoint(
+            f"{file} is no checkpoint, or damaged.", "It should be a PyTorch file or safetensors; fetch it again."
+        ) from error
+
+
+def _tensors(content: object) -> dict[str, Tensor]:
+    import torch
+
+    if not isinstance(content, Mapping):
+        return {}
+    return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}

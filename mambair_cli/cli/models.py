@@ -1,0 +1,241 @@
+"""`mambair models`: what there is, what is here, and how to get the rest."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mambair_cli import checkpoints, zoo
+from mambair_cli.cli.options import Json, Offline, Quiet
+from mambair_cli.errors import Unavailable, UsageError
+from mambair_cli.zoo import ModelSpec
+
+app = typer.Typer(no_args_is_help=True, help="List, inspect, download and verify the models.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A model or an alias.", autocompletion=zoo.complete)]
+Names = Annotated[
+    list[str], typer.Argument(metavar="NAME...", help="Models or aliases.", autocompletion=zoo.complete)
+]
+
+
+@app.command("list")
+def list_models(
+    task: Annotated[str | None, typer.Option(help=f"Only models for one of {', '.join(zoo.TASKS)}.")] = None,
+    json: Json = False,
+) -> None:
+    """All models with size, score and licence, and whether they are on this machine.
+
+    The score is a published PSNR in dB; `mambair models info NAME` has the others, and how they were measured.
+    """
+    if task not in (None, *zoo.TASKS):
+        raise UsageError(f"There is no task {task!r}.", f"Tasks: {', '.join(zoo.TASKS)}.")
+    specs = [spec for spec in zoo.zoo().values() if task in (None, spec.task)]
+    if json:
+        print(jsonlib.dumps({"schema": 1, "models": [_record(spec) for spec in specs]}, ensure_ascii=False))
+        return
+    head = ("MODEL", "JOB", "SIZE", "SCORE", "LICENCE", "HERE")
+    rows = [(s.name, _job(s), _size(s), _score(s), s.licence, _here(s)) for s in specs]
+    if not sys.stdout.isatty():
+        print("\n".join("\t".join(row) for row in (head, *rows)))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
+    for column in head:
+        table.add_column(column, justify="right" if column == "SIZE" else "left", no_wrap=column != "JOB")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def info(
+    name: Name,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Only the citation, as BibTeX.")] = False,
+    json: Json = False,
+) -> None:
+    """The card of a model: trained on what, good for what, scores with their protocol, licence."""
+    spec = zoo.find(name)
+    if bibtex:
+        print(zoo.bibtex(spec).strip())
+    elif json:
+        print(jsonlib.dumps({"schema": 1, **_record(spec), "bibtex": zoo.bibtex(spec)}, ensure_ascii=False))
+    else:
+        print(_card(spec))
+
+
+@app.command()
+def path(name: Name) -> None:
+    """Print where a model's file is."""
+    spec = zoo.find(name)
+    file = checkpoints.path(spec)
+    if file is None:
+        raise Unavailable(
+            f"{spec.name} is not on this machine; it would be {checkpoints.place(spec)}.",
+            f"Fetch it: mambair models download {spec.name}",
+        )
+    print(file)
+
+
+@app.command()
+def download(names: Names, offline: Offline = False, quiet: Quiet = False) -> None:
+    """Fetch models into the cache, verify them, and print where they are."""
+    failures = []
+    for spec in dict.fromkeys(zoo.find(name) for name in names):
+        try:
+            print(checkpoints.fetch(spec, offline=offline, quiet=quiet))
+        except Unavailable as failure:
+            failures.append(failure)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise Unavailable("\n\n".join(str(failure) for failure in failures))
+
+
+@app.command()
+def verify(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="All that are here if none.", autocompletion=zoo.complete)
+    ] = None,
+) -> None:
+    """Compare the files on this machine with their published or recorded hashes; status 3 if one differs."""
+    from mambair_cli.download import sha256_of
+
+    specs = [zoo.find(name)] if name else [spec for spec in zoo.zoo().values() if checkpoints.path(spec)]
+    wrong = []
+    for spec in specs:
+        file = checkpoints.path(spec)
+        if file is None:
+            raise Unavailable(
+                f"{spec.name} is not on this machine.", f"Fetch it: mambair models download {spec.name}"
+            )
+        digest, known = sha256_of(file), checkpoints.known_hash(spec)
+        verdict = "unknown" if known is None else "ok" if digest == known else "WRONG"
+        print(f"{verdict}\t{spec.name}\t{digest}")
+        if verdict == "WRONG":
+            wrong.append(spec.name)
+    if wrong:
+        raise Unavailable(
+            f"Not the files they should be: {', '.join(wrong)}.",
+            f"Remove them, and they are fetched again: mambair models rm {' '.join(wrong)}",
+        )
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint fetched by hand.")],
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Which model it is.", autocompletion=zoo.complete)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Copy a checkpoint fetched by hand into the cache; which model it is shows in its keys, shapes and name."""
+    fits = [zoo.find(name)] if name else checkpoints.identify(file)
+    spec = fits[0] if len(fits) == 1 else _ask(file, fits)
+    if not quiet:
+        print(f"{file.name} is {spec.name}.", file=sys.stderr)
+    print(checkpoints.adopt(file, spec))
+
+
+@app.command()
+def rm(names: Names, quiet: Quiet = False) -> None:
+    """Remove models from the cache, and forget the hashes recorded for them."""
+    for spec in dict.fromkeys(zoo.find(name) for name in names):
+        done = checkpoints.forget(spec)
+        if not quiet:
+            print(f"{spec.name} {'is removed' if done else 'was not here'}.", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------------ in words
+
+
+def _ask(file: Path, fits: list[ModelSpec]) -> ModelSpec:
+    names = [spec.name for spec in fits]
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError(f"{file.name} may be {' or '.join(names)}.", f"Say which: --as {names[0]}")
+    typer.echo(f"{file.name} may be", err=True)
+    for number, name in enumerate(names, 1):
+        typer.echo(f"  {number}  {name}", err=True)
+    answer = 0
+    while not 1 <= answer <= len(names):
+        answer = typer.prompt(f"Which (1-{len(names)})", type=int, err=True)
+    return fits[answer - 1]
+
+
+def _job(spec: ModelSpec) -> str:
+    return f"{spec.task} {spec.level}{' compressed' if spec.compressed else ''}".strip()
+
+
+def _size(spec: ModelSpec) -> str:
+    return f"{'' if spec.source.bytes else '~'}{spec.bytes / 1e6:.{0 if spec.bytes > 1e7 else 1}f} MB"
+
+
+def _score(spec: ModelSpec) -> str:
+    return next((f"{psnr:.2f} {dataset}" for dataset, (psnr, _) in spec.published.items()), "")
+
+
+def _here(spec: ModelSpec) -> str:
+    if checkpoints.path(spec) is None:
+        return ""
+    return "bundled" if spec.source.bundled else "cached"
+
+
+def _record(spec: ModelSpec) -> dict[str, Any]:
+    file, source, protocol = checkpoints.path(spec), spec.source, spec.protocol
+    return {
+        "name": spec.name,
+        "aliases": spec.aliases,
+        "family": spec.family,
+        "task": spec.task,
+        "scale": spec.scale,
+        "sigma": spec.sigma,
+        "quality": spec.quality,
+        "compressed": spec.compressed,
+        "channels": spec.channels,
+        "params": spec.params,
+        "bytes": source.bytes,
+        "sha256": source.sha256,
+        "urls": source.urls,
+        "folder": source.folder,
+        "filename": source.filename,
+        "bundled": source.bundled,
+        "path": str(file) if file else None,
+        "licence": spec.licence,
+        "training": spec.training,
+        "good_for": spec.good_for,
+        "not_for": spec.not_for,
+        "remarks": spec.remarks,
+        "protocol": {"channel": protocol.channel, "crop": protocol.crop, "rounding": protocol.rounding},
+        "published": {name: {"psnr": psnr, "ssim": ssim} for name, (psnr, ssim) in spec.published.items()},
+    }
+
+
+def _card(spec: ModelSpec) -> str:
+    source, protocol = spec.source, spec.protocol
+    scores = [
+        f"{name} {psnr:.2f} dB" + (f" / {ssim:.4f}" if ssim else "") for name, (psnr, ssim) in spec.published.items()
+    ]
+    measured = f"PSNR / SSIM on {protocol.channel}, {protocol.crop} pixels cropped; {protocol.note}"
+    lines = {
+        "job": _job(spec) + (", grey" if spec.channels == 1 else ""),
+        "network": f"{spec.arch}, {spec.params:,} parameters",
+        "trained on": spec.training,
+        "good for": spec.good_for,
+        "not for": spec.not_for,
+        "remarks": spec.remarks,
+        "scores": "\n".join(scores),
+        "measured": measured if scores else "",
+        "licence": spec.licence,
+        "aliases": ", ".join(spec.aliases),
+        "file": str(checkpoints.path(spec) or f"not here; {_size(spec)}: mambair models download {spec.name}"),
+        "source": "\n".join(source.urls) or (source.folder or "bundled"),
+        "sha256": checkpoints.known_hash(spec) or "not published: trusted on first use",
+    }
+    indent = "\n" + " " * 12
+    told = [f"{what:<12}{text.replace(chr(10), indent)}" for what, text in lines.items() if text]
+    return "\n".join([spec.name, *told])

@@ -1,0 +1,257 @@
+"""The manifest describes every published model, and requests find the one they mean."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mambair_cli import zoo
+from mambair_cli.errors import MambairError, Unavailable, UsageError
+
+GOLDEN = Path(__file__).parent / "golden"
+SHAPES = json.loads(gzip.decompress((GOLDEN / "state_dict_shapes.json.gz").read_bytes()))
+# The published configurations by the names of the golden files, each with all models that share it.
+PUBLISHED = {
+    **{f"mambair_{kind}_x{s}": [f"mambair-{kind}-x{s}"] for kind in ("classic", "light") for s in (2, 3, 4)},
+    **{
+        f"mambairv2_{kind}_x{s}": [f"mambairv2-{kind}-x{s}"] for kind in ("small", "base", "large") for s in (2, 3, 4)
+    },
+    **{f"mambairv2_light_x{s}": [f"mambairv2-light-x{s}"] for s in (2, 3)},
+    "mambairv2_light_x4": ["mambairv2-light-x4", "mambairv2-light-x4-ntire"],
+    "mambair_realsr_x4": ["mambair-real-x4"],
+    "mambair_colordn": [f"mambair-denoise-{sigma}" for sigma in (15, 25, 50)],
+    "mambair_car": [f"mambair-jpeg-q{quality}" for quality in (10, 30, 40)],
+    "mambair_realdn": ["mambair-realdn"],
+    "mambairv2_colordn": ["mambairv2-denoise-15"],
+    "mambairv2_car": [f"mambairv2-jpeg-q{quality}" for quality in (10, 30, 40)],
+    "vmambair_derain": ["vmambair-derain"],
+    "vmambair_sisr": ["vmambair-sisr-x4"],
+    "vmambair_realsr": ["vmambair-realsr-x4"],
+    "mambacsr_final": ["mambacsr-x4"],
+    "mambacsr_wo": ["mambacsr-wo-x4"],
+}
+NAMES = [name for names in PUBLISHED.values() for name in names]
+
+MANIFEST = """
+[protocols.p]
+channel = "rgb"
+crop = "scale"
+[defaults.net]
+family = "f"
+arch = "mambair"
+protocol = "p"
+params = 1
+kwargs = { in_chans = 3, depths = [1] }
+source.bundled = true
+"""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Write a manifest of our own and use it."""
+
+    def use(text: str) -> None:
+        file = tmp_path / f"{abs(hash(text))}.toml"
+        file.write_text(MANIFEST + text)
+        monkeypatch.setenv("MAMBAIR_ZOO", str(file))
+
+    return use
+
+
+def bundled(name: str, task: str, **more: object) -> str:
+    lines = [f"[models.{name}]", 'like = "net"', f'task = "{task}"', f'source.filename = "{name}.safetensors"']
+    return "\n".join(lines + [f"{key} = {json.dumps(value)}" for key, value in more.items()]) + "\n"
+
+
+def test_every_published_model_is_there() -> None:
+    assert set(SHAPES) == set(PUBLISHED)
+    assert {name for name, spec in zoo.zoo().items() if not spec.source.bundled} == set(NAMES)
+
+
+@pytest.mark.parametrize("golden", PUBLISHED)
+def test_networks_are_as_published(golden: str) -> None:
+    import torch
+
+    from mambair_cli import archs
+
+    for name in PUBLISHED[golden]:
+        spec = zoo.find(name)
+        with torch.device("meta"):
+            network = archs.build(spec.arch, **spec.kwargs)
+        assert {key: list(value.shape) for key, value in network.state_dict().items()} == SHAPES[golden]
+        assert sum(p.numel() for p in network.parameters()) == spec.params
+        assert spec.kwargs.get("upscale", spec.scale) == spec.scale
+        assert spec.kwargs.get("in_chans", 3) == spec.channels
+
+
+def test_records_are_complete() -> None:
+    specs = [spec for spec in zoo.zoo().values() if not spec.source.bundled]
+    files = [spec.source.filename for spec in specs]
+    assert len(set(files)) == len(files), "the cache keeps files by these names"
+    for spec in specs:
+        assert spec.source.urls or spec.source.folder, spec.name
+        assert spec.source.key in ("params", "params_ema"), spec.name
+        assert all((spec.licence, spec.training, spec.good_for, spec.not_for)), spec.name
+        assert "{" not in "".join(spec.source.urls), spec.name
+        assert zoo.bibtex(spec).strip().startswith("@"), spec.name
+        assert spec.protocol.crop == (spec.scale if spec.task == "upscale" else 0), spec.name
+        assert all(10 < psnr < 50 and (ssim is None or 0 < ssim < 1) for psnr, ssim in spec.published.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "score"),
+    [
+        ("mambair-classic-x3", "Urban100", (29.93, 0.8841)),
+        ("mambair-light-x2", "Manga109", (39.20, 0.9782)),
+        ("mambairv2-light-x4", "Set5", (32.51, 0.8992)),
+        ("mambairv2-large-x4", "Urban100", (28.07, 0.8383)),
+        ("mambair-denoise-50", "McMaster", (30.35, None)),
+        ("mambairv2-jpeg-q30", "LIVE1", (33.73, 0.9179)),
+        ("mambair-realdn", "SIDD", (39.89, 0.960)),
+        ("vmambair-derain", "Rain100L", (39.09, 0.979)),
+    ],
+)
+def test_scores_are_as_published(name: str, dataset: str, score: tuple[float, float | None]) -> None:
+    assert zoo.find(name).published[dataset] == score
+
+
+def test_drive_comes_before_the_mirror() -> None:
+    first, second = zoo.find("mambair-denoise-25").source.urls
+    assert first == "https://drive.google.com/uc?export=download&id=1qSPy6B7Jvi7PDHM1fl8Q88kn7ckwtusK"
+    assert second.endswith("/MambaIRv1_ckpt/ColorDN_MambaIR_level25.pth")
+
+
+@pytest.mark.parametrize(
+    ("request_", "name"),
+    [
+        ({"task": "upscale", "scale": 4, "model": "light"}, "mambairv2-light-x4-ntire"),
+        ({"task": "upscale", "scale": 2, "model": "light"}, "mambairv2-light-x2"),
+        ({"task": "upscale", "model": "light"}, "mambairv2-light-x4-ntire"),
+        ({"task": "upscale", "scale": 3, "model": "large"}, "mambairv2-large-x3"),
+        ({"task": "upscale", "model": "real"}, "mambair-real-x4"),
+        ({"task": "upscale", "model": "compressed"}, "mambacsr-x4"),
+        ({"task": "denoise", "model": "real", "sigma": "real"}, "mambair-realdn"),
+        ({"task": "denoise", "model": "mambair", "sigma": 15}, "mambair-denoise-15"),
+        ({"task": "denoise", "model": "mambair", "sigma": 16}, "mambair-denoise-25"),
+        ({"task": "denoise", "model": "mambair", "sigma": 80}, "mambair-denoise-50"),
+        ({"task": "denoise", "model": "mambair-denoise-15", "sigma": 40}, "mambair-denoise-15"),
+        ({"task": "decompress", "model": "mambairv2", "quality": 35}, "mambairv2-jpeg-q30"),
+        ({"task": "decompress", "model": "mambair", "quality": 20}, "mambair-jpeg-q10"),
+        ({"task": "decompress", "model": "mambair", "quality": 95}, "mambair-jpeg-q40"),
+        ({"task": "derain", "model": "vmambair"}, "vmambair-derain"),
+    ],
+)
+def test_resolve_with_a_model(request_: dict, name: str) -> None:
+    assert zoo.resolve(**request_).name == name
+
+
+def test_resolve_takes_the_bundled_model(manifest) -> None:
+    manifest(
+        bundled("tiny-x2", "upscale", scale=2)
+        + bundled("tiny-x4", "upscale", scale=4)
+        + bundled("blind", "denoise", sigma=[0, 50])
+        + bundled("grainy", "denoise", sigma="real")
+        + bundled("q10", "decompress", quality=10)
+        + bundled("q40", "decompress", quality=40)
+    )
+    assert zoo.resolve("upscale").name == "tiny-x4"
+    assert zoo.resolve("upscale", scale=2).name == "tiny-x2"
+    assert zoo.find("tiny-x2").protocol.crop == 2
+    assert zoo.resolve("denoise", sigma=30).name == zoo.resolve("denoise", sigma=70).name == "blind"
+    assert zoo.resolve("denoise", sigma="real").name == "grainy"
+    assert zoo.resolve("decompress", quality=37).name == "q40"
+    with pytest.raises(UsageError, match="Which of q10, q40"):
+        zoo.resolve("decompress")
+
+
+@given(sigma=st.integers(0, 255), levels=st.sets(st.integers(1, 255), min_size=1))
+def test_noise_gets_the_nearest_level_at_or_above(sigma: int, levels: set[int]) -> None:
+    specs = [replace(zoo.find("mambair-denoise-15"), sigma=level) for level in levels]
+    got = zoo._nearest(specs, sigma, None).sigma
+    assert got == min((level for level in levels if level >= sigma), default=max(levels))
+
+
+@pytest.mark.parametrize(
+    ("request_", "name"),
+    [
+        ({"task": "derain"}, "vmambair-derain"),
+        ({"task": "denoise", "sigma": 20}, "mambair-denoise-25"),
+        ({"task": "denoise", "sigma": "real"}, "mambair-realdn"),
+        ({"task": "upscale", "scale": 3}, "mambairv2-light-x3"),
+        ({"task": "upscale", "compressed": True}, "mambacsr-x4"),
+    ],
+)
+def test_a_task_without_bundled_model_names_what_would_do(request_: dict, name: str, manifest) -> None:
+    published = zoo.manifest().read_text()
+    without = "\n\n".join(part for part in published.split("\n\n") if "bundled = true" not in part)
+    manifest(without.replace("[protocols.p]", "[protocols.q]"))
+    with pytest.raises(Unavailable) as error:
+        zoo.resolve(**request_)
+    assert f"mambair models download {name}" in error.value.hint
+    assert f"-m {name}" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        ({"task": "upscale", "model": "lihgt"}, "Did you mean light?"),
+        ({"task": "upscale", "model": "mambairv2-bse-x4"}, "mambairv2-base-x4"),
+        ({"task": "denoise", "model": "mambairv2-base-x4"}, "does upscale x4, not task denoise"),
+        ({"task": "upscale", "model": "mambairv2-base-x4", "scale": 2}, "mambairv2-base-x2"),
+        ({"task": "upscale", "model": "real", "scale": 2}, "No 'real' model does upscale x2"),
+        ({"task": "upscale", "scale": 7}, "No model does upscale x7"),
+        ({"task": "denoise", "model": "mambair"}, "give --sigma"),
+    ],
+)
+def test_requests_that_make_no_sense(request_: dict, said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        zoo.resolve(**request_)
+    assert said in str(error.value)
+
+
+def test_find_without_a_task() -> None:
+    assert zoo.find("base").name == "mambairv2-base-x4"
+    assert zoo.find("mambairv2-light-x3").scale == 3
+    with pytest.raises(UsageError, match="several models"):
+        zoo.find("real")
+
+
+@pytest.mark.parametrize("filename", ["../x.pth", "a/b.pth", "/etc/x", "..", "C:x", "a\\b", ""])
+def test_a_name_cannot_leave_the_cache(manifest, filename: str) -> None:
+    manifest(f"[models.bad]\nlike = 'net'\ntask = 'upscale'\nsource.filename = {json.dumps(filename)}\n")
+    with pytest.raises(MambairError, match=r"'bad' is not well described.*plain file name"):
+        zoo.zoo()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[models", "not a list of models"),
+        (bundled("a", "dream"), "task 'dream'"),
+        (bundled("a", "upscale", colour="red"), "colour"),
+        ("[models.a]\nlike = 'nothing'", "nothing"),
+    ],
+)
+def test_a_broken_manifest_is_told(manifest, text: str, said: str) -> None:
+    manifest(text)
+    with pytest.raises(MambairError, match=said):
+        zoo.zoo()
+
+
+def test_a_missing_manifest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBAIR_ZOO", "/nowhere.toml")
+    with pytest.raises(MambairError, match=r"Cannot read the list of models /nowhere\.toml"):
+        zoo.zoo()
+
+
+def test_completion() -> None:
+    names = dict(zoo.complete("mambairv2-l"))
+    assert "mambairv2-light-x2" in names
+    assert "mambairv2-base-x2" not in names
+    assert "mambairv2-light-x4-ntire" in dict(zoo.complete("light"))["light"]
