@@ -16,7 +16,7 @@ from mambair_cli.zoo import ModelSpec
 
 @dataclass(frozen=True)
 class Score:
-    """PSNR in dB and SSIM. Published scores sometimes come without SSIM; `more` holds perceptual metrics."""
+    """PSNR in dB and SSIM, which some publish without."""
 
     psnr: float
     ssim: float | None
@@ -34,6 +34,7 @@ class Measured:
     seconds: float = 0.0
     error: str = ""
     stamp: str = ""  # of the files it was measured on
+    picture: str = ""  # where the restored one is kept
 
     @property
     def gain(self) -> float:

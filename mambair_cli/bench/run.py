@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,13 +19,14 @@ from PIL import Image
 
 from mambair_cli import __version__, checkpoints, degradations, metrics
 from mambair_cli.bench.datasets import Dataset, Degradation, Item, read
+from mambair_cli.bench.plan import degradation_of
 from mambair_cli.bench.records import Journal, Measured, Result, Score
 from mambair_cli.errors import BadImage, MambairError
 from mambair_cli.restorer import Restorer
-from mambair_cli.zoo import ModelSpec, Protocol
+from mambair_cli.zoo import Protocol
 
-BLIND_SIGMA, BLIND_QUALITY = 25, 10  # what a model without a level of its own is measured at
 T = TypeVar("T")
+TIMES_ONLY = ("platform", "processor", "python", "threads")  # of the environment: no score depends on them
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,6 @@ class Watcher:
     step: Callable[[Measured], None] = lambda image: None
 
 
-def degradation_of(spec: ModelSpec, sigma: float | None = None, quality: int | None = None) -> Degradation:
-    """What a model undoes, at the given level or else its own."""
-    if spec.task == "denoise":
-        if spec.sigma == "real":
-            return Degradation("denoise", sigma="real")
-        own = spec.sigma if isinstance(spec.sigma, int) else BLIND_SIGMA
-        return Degradation("denoise", sigma=float(own if sigma is None else sigma))
-    if spec.task == "decompress" or spec.compressed:
-        own = spec.quality if isinstance(spec.quality, int) else BLIND_QUALITY
-        return Degradation(spec.task, spec.scale, quality=quality or own)
-    return Degradation(spec.task, spec.scale)
-
-
 def measure(
     restorer: Restorer,
     dataset: Dataset,
@@ -75,21 +63,23 @@ def measure(
     the last one scored, while the network is at work.
     """
     protocol, environment = restorer.spec.protocol, describe(restorer)
-    identity = {
-        key: environment[key] for key in environment if key not in ("threads", "platform", "python", "processor")
-    }
+    identity = {key: value for key, value in environment.items() if key not in TIMES_ONLY}
     identity |= {"dataset": dataset.name, "degradation": str(degradation), "protocol": asdict(protocol)}
     journal = Journal(checkpoints.cache_dir(), identity)
     if fresh:
         journal.clear()
     pictures = save or (journal.folder if keep else None)
+
+    def place(item: Item) -> str:
+        return str(pictures / f"{item.name}.png") if pictures else ""
+
     known = journal.read()
     images = {
         item.name: known[item.name]
         for item in dataset.items
         if item.name in known
         and known[item.name].stamp == _stamp(item)
-        and (pictures is None or (pictures / f"{item.name}.png").exists())
+        and (not pictures or (known[item.name].picture == place(item) and Path(place(item)).exists()))
     }
     watcher.start(len(dataset.items), len(images))
 
@@ -100,7 +90,8 @@ def measure(
             return Measured(item.name, error=str(error))
         if pictures:
             pictures.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(metrics.to_uint8(restored)).save(pictures / f"{item.name}.png")
+            Image.fromarray(metrics.to_uint8(restored)).save(place(item))
+            image = replace(image, picture=place(item))
         journal.append(image)
         return image
 

@@ -1,0 +1,207 @@
+"""Results for people and programs: the table of the papers on the terminal, JSON, CSV, Markdown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mambair_cli import files
+from mambair_cli.bench.page import html
+from mambair_cli.bench.records import Result, Score
+from mambair_cli.errors import UsageError
+
+SUFFIXES = (".html", ".md", ".csv", ".json")
+COLUMNS = (
+    *("dataset", "degradation", "model", "image", "width", "height"),
+    *("psnr", "ssim", "baseline_psnr", "baseline_ssim", "seconds", "error"),
+)
+CLOSE = 0.05  # dB that rounding, other hardware and random routing may cost against a published score
+
+
+def check(targets: Iterable[Path]) -> None:
+    """Raise UsageError for a report of a kind we do not write."""
+    for target in targets:
+        if target.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"A report is one of {', '.join(SUFFIXES)}, not {target.name!r}.")
+
+
+def write(results: Sequence[Result], target: Path) -> None:
+    """A report of the kind that the suffix of `target` names."""
+    text = {".html": html, ".md": markdown, ".csv": table_csv, ".json": documents}[target.suffix.lower()](results)
+    with files.atomic(target) as stream:
+        stream.write(text.encode())
+
+
+def document(result: Result) -> dict[str, Any]:
+    """The record of `--json`; scores that are not finite or not there are null."""
+    return {
+        "schema": 1,
+        "dataset": result.dataset.name,
+        "model": result.model,
+        "task": result.degradation.task,
+        "degradation": str(result.degradation),
+        "protocol": result.protocol,
+        "images": [
+            {
+                "name": image.name,
+                **_numbers(image.score),
+                "seconds": image.seconds if image.score else None,
+                "size": [image.width, image.height] if image.score else None,
+                "baseline": _numbers(image.baseline),
+                "error": image.error or None,
+            }
+            for image in result.images
+        ],
+        "measured": len(result.measured),
+        "of": result.dataset.size,
+        "mean": _numbers(result.mean),
+        "baseline": _numbers(result.baseline),
+        "published": _numbers(result.published) if result.published else None,
+        "seconds": result.seconds,
+        "environment": dict(result.environment),
+    }
+
+
+def documents(results: Sequence[Result]) -> str:
+    """One JSON document a line, one for each model and set."""
+    return "".join(json.dumps(document(result), allow_nan=False) + "\n" for result in results)
+
+
+def table_csv(results: Sequence[Result]) -> str:
+    """One line for each picture."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for result in results:
+        for image in result.images:
+            scores = [*_numbers(image.score).values(), *_numbers(image.baseline).values()]
+            size = [image.width or None, image.height or None]
+            row = [result.dataset.name, result.degradation, result.model, image.name, *size, *scores]
+            writer.writerow([*row, image.seconds if image.score else None, image.error])
+    return stream.getvalue()
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The table, its protocols, every picture and the environment."""
+    lines = ["# mambair bench", ""]
+    lines += _grid(
+        ["set", "input", "model", "PSNR", "SSIM", "published", "do nothing", "s/image", "images"],
+        ([*_identity(r), *_means(r)] for r in results),
+    )
+    for result in results:
+        title = f"{result.model} on {result.dataset.name}, {result.degradation}"
+        rows = (
+            [i.name, *_cells(i.score), *_cells(i.baseline), f"{i.gain:+.2f}", f"{i.seconds:.2f}"]
+            if i.score
+            else [i.name, f"failed: {i.error}", *[""] * 5]
+            for i in result.images
+        )
+        lines += ["", f"## {title}", "", *_listed(result.protocol), ""]
+        lines += _grid(["image", "PSNR", "SSIM", "PSNR before", "SSIM before", "gain", "s"], rows)
+        lines += ["", "Environment:", "", *_listed(result.environment)]
+    return "\n".join(lines) + "\n"
+
+
+def show(results: Sequence[Result], console: Console) -> None:
+    """The table as papers print it: a row a model, a column a set; under each score the published one."""
+    order = {str(result.degradation): None for result in results}
+    for degradation in order:
+        group = [result for result in results if str(result.degradation) == degradation]
+        sets = list(dict.fromkeys(result.dataset.name for result in group))
+        table = Table(title=f"{degradation}, PSNR/SSIM", title_justify="left", show_lines=True)
+        table.add_column("model")
+        for name in sets:
+            table.add_column(name, justify="right")
+        for model, rows in _by_model(group):
+            cells = {result.dataset.name: _cell(result) for result in rows}
+            table.add_row(model, *(cells.get(name, Text("")) for name in sets))
+        console.print(table)
+        for protocol in dict.fromkeys(describe(result) for result in group):
+            console.print(protocol, highlight=False)
+    for result in results:
+        for image in result.failed:
+            console.print(f"[red]{result.dataset.name}/{image.name}: {image.error}[/red]", highlight=False)
+
+
+def describe(result: Result) -> str:
+    """The protocol in a sentence."""
+    p = result.protocol
+    channel = {"y": "Y of BT.601 studio swing", "rgb": "RGB", "gray": "grey"}[p["channel"]]
+    tile = {"off": "whole pictures", "paper": "tiled as published"}.get(p["tile"], f"tiles: {p['tile']}")
+    return (
+        f"{channel}, {p['crop']} pixels cropped, {p['rounding']}; SSIM: {p['ssim']}; {tile}"
+        f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}. Published: {p['published']}."
+    )
+
+
+def _cell(result: Result) -> Text:
+    """Score, distance to the published one, and to doing nothing."""
+    if result.mean is None or result.baseline is None:
+        return Text("failed", "red")
+    cell = Text(_pair(result.mean), "bold")
+    if result.published:
+        cell.append(f"\npublished {_pair(result.published)} ", "not bold")
+        if result.complete:
+            delta = result.mean.psnr - result.published.psnr
+            cell.append(f"{delta:+.2f}", "not bold green" if delta > -CLOSE else "not bold red")
+    gain = result.mean.psnr - result.baseline.psnr
+    cell.append(f"\ndo nothing {_pair(result.baseline)} ", "not bold")
+    cell.append(f"{gain:+.2f}", "not bold green" if gain > 0 else "not bold red")
+    cell.append(f"\n{result.seconds:.2f} s/image{_share(result)}", "not bold dim")
+    return cell
+
+
+def _share(result: Result) -> str:
+    """What to add where the mean is not over the whole set."""
+    return "" if result.complete else f", {len(result.measured)} of {result.dataset.size} images"
+
+
+def _by_model(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    models = dict.fromkeys(result.model for result in results)
+    return [(model, [result for result in results if result.model == model]) for model in models]
+
+
+def _identity(result: Result) -> list[str]:
+    return [result.dataset.name, str(result.degradation), result.model]
+
+
+def _means(result: Result) -> list[str]:
+    return [
+        *_cells(result.mean),
+        _pair(result.published),
+        _pair(result.baseline),
+        f"{result.seconds:.2f}",
+        f"{len(result.measured)}/{result.dataset.size}",
+    ]
+
+
+def _cells(score: Score | None) -> list[str]:
+    psnr, ssim = _numbers(score).values()
+    return ["" if psnr is None else f"{psnr:.2f}", "" if ssim is None else f"{ssim:.4f}"]
+
+
+def _pair(score: Score | None) -> str:
+    return "/".join(filter(None, _cells(score)))
+
+
+def _numbers(score: Score | None) -> dict[str, float | None]:
+    values = {"psnr": score.psnr if score else None, "ssim": score.ssim if score else None}
+    return {key: value if value is not None and math.isfinite(value) else None for key, value in values.items()}
+
+
+def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [heads, ["---" if n == 0 else "--:" for n in range(len(heads))], *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+
+
+def _listed(record: Any) -> list[str]:
+    return [f"- {key}: {value}" for key, value in record.items() if value is not None]
