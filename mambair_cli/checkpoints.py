@@ -232,13 +232,13 @@ def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str]:
 def _trust(spec: ModelSpec, file: Path, shown: Path) -> str:
     """The file's hash, which must be the known one; an unknown one is written down from now on."""
     digest, known = sha256_of(file), known_hash(spec)
-    if known is None:
+    if known is None and not spec.source.bundled:
         log.warning("%s: no hash is published; this file is trusted from now on: sha256 %s", spec.name, digest)
         note = _note(spec)
         draft = note.with_name(f".{note.name}.{os.getpid()}")
         draft.write_text(json.dumps({"sha256": digest, "bytes": file.stat().st_size}))
         os.replace(draft, note)
-    elif digest != known:
+    elif known and digest != known:
         told = "published" if spec.source.sha256 else "recorded when it was first used"
         raise BadCheckpoint(
             f"{shown} is not {spec.name}: its sha256 is {digest}, {told} is {known}.",
@@ -328,8 +328,6 @@ def _read_pickle(file: Path) -> Any:
 
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # an unpickler on foreign bytes raises anything
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise BadCheckpoint(

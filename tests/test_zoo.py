@@ -80,11 +80,12 @@ def test_networks_are_as_published(golden: str) -> None:
 
     from mambair_cli import archs
 
-    for name in PUBLISHED[golden]:
-        spec = zoo.find(name)
-        with torch.device("meta"):
-            network = archs.build(spec.arch, **spec.kwargs)
-        assert {key: list(value.shape) for key, value in network.state_dict().items()} == SHAPES[golden]
+    specs = [zoo.find(name) for name in PUBLISHED[golden]]
+    with torch.device("meta"):
+        network = archs.build(specs[0].arch, **specs[0].kwargs)
+    assert {key: list(value.shape) for key, value in network.state_dict().items()} == SHAPES[golden]
+    for spec in specs:
+        assert (spec.arch, spec.kwargs) == (specs[0].arch, specs[0].kwargs)
         assert sum(p.numel() for p in network.parameters()) == spec.params
         assert spec.kwargs.get("upscale", spec.scale) == spec.scale
         assert spec.kwargs.get("in_chans", 3) == spec.channels

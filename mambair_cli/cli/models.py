@@ -156,15 +156,19 @@ def rm(names: Names, quiet: Quiet = False) -> None:
 
 def _ask(file: Path, fits: list[ModelSpec]) -> ModelSpec:
     names = [spec.name for spec in fits]
+    unsure = UsageError(f"{file.name} may be {' or '.join(names)}.", f"Say which: --as {names[0]}")
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(f"{file.name} may be {' or '.join(names)}.", f"Say which: --as {names[0]}")
-    typer.echo(f"{file.name} may be", err=True)
-    for number, name in enumerate(names, 1):
-        typer.echo(f"  {number}  {name}", err=True)
-    answer = 0
-    while not 1 <= answer <= len(names):
-        answer = typer.prompt(f"Which (1-{len(names)})", type=int, err=True)
-    return fits[answer - 1]
+        raise unsure
+    from rich.console import Console
+    from rich.prompt import IntPrompt
+
+    console = Console(stderr=True, highlight=False)
+    console.print(f"{file.name} may be", *(f"  {number}  {name}" for number, name in enumerate(names, 1)), sep="\n")
+    try:
+        choices = [str(number) for number in range(1, len(names) + 1)]
+        return fits[IntPrompt.ask("Which", choices=choices, console=console) - 1]
+    except EOFError:
+        raise unsure from None
 
 
 def _job(spec: ModelSpec) -> str:
