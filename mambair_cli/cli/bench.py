@@ -128,15 +128,16 @@ def bench(
     [bold]Examples[/]
 
     \b
-    mambair bench --dataset Set5 -s 4                        the bundled model, bicubic input made or fetched
-    mambair bench -m light -m base -s 4 -d Set5 -d Set14     one table, as papers print it
-    mambair bench -d CBSD68 --sigma 25 --report cbsd68.html  a page with sliders and plots
-    mambair bench -d photos/ -s 2 --limit 20 --shuffle       a sample of any folder
-    mambair bench -d Set5 -m light -s 4 --tile paper         tiled as the published figures were
+    mambair bench --dataset Set5 -s 4            the bundled model
+    mambair bench -m light -m base -s 4 -d Set5 -d Set14
+    mambair bench -d CBSD68 --sigma 25 --report cbsd68.html
+    mambair bench -d photos/ -s 2 --limit 20 --shuffle
+    mambair bench -d Set5 -m light -s 4 --tile paper
     mambair bench --speed -m light --size 256x256
 
     Under each score stand the published one and that of doing nothing (bicubic, or the degraded picture).
-    The same command again goes on where it stopped.
+    --tile paper cuts as the published
+    figures were. The same command again goes on where it stopped.
     """
     if speed or scan:
         from mambair_cli.bench.speed import run_scan, run_speed
