@@ -269,10 +269,9 @@ def _open_new(temporary: str) -> IO[bytes]:
     with _lock:
         if _closed:
             raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
-        # 0o666 less the umask, as for any new file; tempfile would make it private.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        file = open(temporary, "x+b")  # noqa: SIM115 -- with the permissions of any new file; tempfile's is private
         _unfinished.add(temporary)
-    return os.fdopen(descriptor, "w+b")
+    return file
 
 
 def _finish(temporary: str, target: Path) -> None:

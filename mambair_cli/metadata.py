@@ -86,7 +86,8 @@ def _is_text(key: str) -> bool:
 def _clean_exif(image: Image.Image) -> bytes:
     exif = image.getexif()
     for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        exif.get_ifd(ifd)
+        if ifd in exif:
+            exif.get_ifd(ifd)  # reads it, while the file is open
     for tag in list(exif):
         if tag in _LAYOUT_TAGS:
             del exif[tag]
