@@ -278,8 +278,6 @@ def _chunks(response: Response, timeout: float) -> Iterator[bytes]:
 
 
 def _verify(file: Path, wanted: _Wanted) -> None:
-    if wanted.bytes and file.stat().st_size != wanted.bytes:
-        raise _WrongFileError(f"{file.stat().st_size:,} bytes came, not {wanted.bytes:,}")
     if wanted.sha256 and (digest := sha256_of(file)) != wanted.sha256:
         raise _WrongFileError(f"the sha256 is {digest}, not {wanted.sha256}")
     if wanted.check:

@@ -13,13 +13,10 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from mambair_cli import download as module
-from mambair_cli.download import download, sha256_of
-from mambair_cli.errors import BadCheckpoint, Unavailable
-from tests.server import (
+from server import (
     Server,
     Step,
     cut,
@@ -33,6 +30,10 @@ from tests.server import (
     unsized,
     whole,
 )
+
+from mambair_cli import download as module
+from mambair_cli.download import download, sha256_of
+from mambair_cli.errors import BadCheckpoint, Unavailable
 
 BODY = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -98,6 +99,38 @@ def test_a_part_without_validator_is_continued_only_under_a_known_hash(server: S
     (tmp_path / "v.part").write_bytes(b"stale" * 10)
     assert download([server.url("/w")], tmp_path / "v", sha256=SHA256).read_bytes() == BODY
     assert ranges(server) == [None, "bytes=50-", None], "the mixture is thrown away and fetched anew"
+
+
+def test_a_part_of_one_mirror_is_not_continued_from_another(server: Server, tmp_path: Path) -> None:
+    first = server.put("/w", b"x" * len(BODY), cut(100_000, ETag='"1"'), *[status(404)] * 2)
+    second = server.put("/v", BODY, cut(200_000, ETag='"1"'), *[same_tag] * 2)
+    assert download([first, second], tmp_path / "w").read_bytes() == BODY
+    assert ranges(server)[-2:] == [None, "bytes=200000-"]
+
+
+def same_tag(handler, body: bytes) -> None:
+    start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+    span = f"bytes {start}-{len(body) - 1}/{len(body)}"
+    handler.answer(206 if start else 200, body[start:], ETag='"1"', Content_Range=span)
+
+
+def test_a_weak_validator_proves_nothing(server: Server, tmp_path: Path) -> None:
+    date = "Sat, 01 Jan 2022 00:00:00 GMT"
+    weak = cut(100_000, ETag='W/"weak"')
+    assert download([server.put("/w", BODY, weak, whole)], tmp_path / "w").read_bytes() == BODY
+    assert ranges(server) == [None, None]
+    dated = cut(100_000, ETag='W/"weak"', Last_Modified=date)
+    assert download([server.put("/w", BODY, dated, whole)], tmp_path / "v").read_bytes() == BODY
+    assert server.requests[-1][1]["If-Range"] == date
+
+
+def test_encryption_is_not_given_up_on_the_way(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get, plain = requests.Session.get, server.put("/w", BODY)
+    monkeypatch.setattr(requests.Session, "get", lambda self, _, **more: get(self, plain, **more))
+    with pytest.raises(Unavailable, match="unencrypted"):
+        download(["https://example.org/w"], tmp_path / "w", sha256=SHA256)
 
 
 def test_a_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> None:

@@ -188,10 +188,11 @@ def test_noise_gets_the_nearest_level_at_or_above(sigma: int, levels: set[int]) 
         ({"task": "upscale", "compressed": True}, "mambacsr-x4"),
     ],
 )
-def test_a_task_without_bundled_model_names_what_would_do(request_: dict, name: str, manifest) -> None:
-    published = zoo.manifest().read_text()
-    without = "\n\n".join(part for part in published.split("\n\n") if "bundled = true" not in part)
-    manifest(without.replace("[protocols.p]", "[protocols.q]"))
+def test_a_task_without_bundled_model_names_what_would_do(
+    request_: dict, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {name: spec for name, spec in zoo.zoo().items() if not spec.source.bundled}
+    monkeypatch.setattr(zoo, "zoo", lambda: published)
     with pytest.raises(Unavailable) as error:
         zoo.resolve(**request_)
     assert f"mambair models download {name}" in error.value.hint
