@@ -83,6 +83,11 @@ class Degradation:
         return self.task != "derain" and self.sigma != "real"
 
     @property
+    def baseline(self) -> str:
+        """What doing nothing means."""
+        return "bicubic" if self.task == "upscale" else "input"
+
+    @property
     def patterns(self) -> tuple[str, ...]:
         """Where degraded pictures may lie, relative to the folder of the set."""
         if self.task == "denoise" and self.made:

@@ -52,8 +52,8 @@ def _summary(results: Iterable[Result]) -> str:
         rows.append(
             [
                 escape(r.model), escape(r.dataset.name), escape(str(r.degradation)), *_cells(mean),
-                " / ".join(filter(None, _cells(published))), _signed(delta, -0.05),
-                " / ".join(filter(None, _cells(baseline))), _signed(gain, 0.0),
+                " / ".join(filter(None, _cells(published))), _delta(delta, -0.05),
+                " / ".join(filter(None, _cells(baseline))), _delta(gain, 0.0),
                 f"{r.seconds:.2f}", f"{len(r.measured)}/{r.dataset.size}",
             ]
         )  # fmt: skip
@@ -75,7 +75,7 @@ def _section(result: Result) -> str:
 def _images(result: Result) -> str:
     heads = ("Picture", "PSNR", "SSIM", "PSNR before", "SSIM before", "Gain", "Seconds", "Size")
     rows = [
-        [escape(i.name), *_cells(i.score), *_cells(i.baseline), f"{i.gain:+.2f}", f"{i.seconds:.2f}",
+        [escape(i.name), *_cells(i.score), *_cells(i.baseline), signed(i.gain), f"{i.seconds:.2f}",
          f"{i.width}x{i.height}"]
         for i in result.measured
     ]  # fmt: skip
@@ -90,13 +90,12 @@ def _pictures(result: Result, label: str, image: Measured, folder: Path) -> str:
     after = read(folder / f"{image.name}.png", grey=pair.truth.ndim == 2)
     before = np.rint(np.clip(pair.before, 0, 255)).astype(np.uint8)
     before, after, truth = (_colour(picture) for picture in (before, after, pair.truth))
-    title = f"{label}: {image.name}, {image.gain:+.2f} dB"
+    title = f"{label}: {image.name}, {signed(image.gain)} dB"
     errors = (np.abs(picture.astype(np.int16) - truth).max(axis=2, keepdims=True) for picture in (before, after))
     maps = [_colour(np.clip(ERROR_GAIN * error, 0, 255).astype(np.uint8)) for error in errors]
-    return (
-        f'<h3>{escape(title)}</h3><div class="beside">{slider(before, after, ("do nothing", result.model))}'
-        f"{slider(maps[0], maps[1], ('its error', f'error of {result.model}, both {ERROR_GAIN} times'))}</div>"
-    )
+    names = (result.degradation.baseline, result.model)
+    sliders = slider(before, after, names), slider(maps[0], maps[1], [f"{ERROR_GAIN}x error of {n}" for n in names])
+    return f'<h3>{escape(title)}</h3><div class="beside">{"".join(sliders)}</div>'
 
 
 def _colour(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -122,7 +121,12 @@ def _cells(score: Score | None) -> list[str]:
     return [f"{score.psnr:.2f}", "" if score.ssim is None else f"{score.ssim:.4f}"]
 
 
-def _signed(value: float | None, least: float) -> str:
+def signed(value: float) -> str:
+    """Two digits with a sign, none of them a negative zero."""
+    return f"{round(value, 2) + 0.0:+.2f}"
+
+
+def _delta(value: float | None, least: float) -> str:
     if value is None:
         return ""
-    return f'<span class="{"good" if value >= least else "bad"}">{value:+.2f}</span>'
+    return f'<span class="{"good" if value >= least else "bad"}">{signed(value)}</span>'

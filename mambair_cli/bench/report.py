@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mambair_cli import files
-from mambair_cli.bench.page import html
+from mambair_cli.bench.page import html, signed
 from mambair_cli.bench.records import Result, Score
 from mambair_cli.errors import UsageError
 
@@ -118,18 +118,18 @@ def show(results: Sequence[Result], console: Console) -> None:
         group = [result for result in results if str(result.degradation) == degradation]
         sets = list(dict.fromkeys(result.dataset.name for result in group))
         table = Table(title=f"{degradation}, PSNR/SSIM", title_justify="left", show_lines=True)
-        table.add_column("model")
+        table.add_column("model", overflow="fold")
         for name in sets:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         for model, rows in _by_model(group):
             cells = {result.dataset.name: _cell(result) for result in rows}
             table.add_row(model, *(cells.get(name, Text("")) for name in sets))
         console.print(table)
         for protocol in dict.fromkeys(describe(result) for result in group):
-            console.print(protocol, highlight=False)
+            console.print(protocol, highlight=False, soft_wrap=not console.is_terminal)
     for result in results:
         for image in result.failed:
-            console.print(f"[red]{result.dataset.name}/{image.name}: {image.error}[/red]", highlight=False)
+            console.print(f"{result.dataset.name}/{image.name}: {image.error}", style="red", markup=False)
 
 
 def describe(result: Result) -> str:
@@ -139,7 +139,7 @@ def describe(result: Result) -> str:
     tile = {"off": "whole pictures", "paper": "tiled as published"}.get(p["tile"], f"tiles: {p['tile']}")
     return (
         f"{channel}, {p['crop']} pixels cropped, {p['rounding']}; SSIM: {p['ssim']}; {tile}"
-        f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}. Published: {p['published']}."
+        f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}. Published figures: {p['published']}."
     )
 
 
@@ -152,10 +152,10 @@ def _cell(result: Result) -> Text:
         cell.append(f"\npublished {_pair(result.published)} ", "not bold")
         if result.complete:
             delta = result.mean.psnr - result.published.psnr
-            cell.append(f"{delta:+.2f}", "not bold green" if delta > -CLOSE else "not bold red")
+            cell.append(signed(delta), "not bold green" if delta > -CLOSE else "not bold red")
     gain = result.mean.psnr - result.baseline.psnr
-    cell.append(f"\ndo nothing {_pair(result.baseline)} ", "not bold")
-    cell.append(f"{gain:+.2f}", "not bold green" if gain > 0 else "not bold red")
+    cell.append(f"\n{result.degradation.baseline} {_pair(result.baseline)} ", "not bold")
+    cell.append(signed(gain), "not bold green" if gain > 0 else "not bold red")
     cell.append(f"\n{result.seconds:.2f} s/image{_share(result)}", "not bold dim")
     return cell
 

@@ -39,7 +39,8 @@ for (const slider of document.querySelectorAll(".slider")) {
       // Zoom in device pixels: at 1 every pixel of the picture is one of the screen.
       const zoom = Number(button.value);
       const width = (zoom * Number(slider.dataset.width)) / window.devicePixelRatio;
-      slider.style.setProperty("--width", zoom ? `${width}px` : "100%");
+      if (zoom) slider.style.setProperty("--width", `${width}px`);
+      else slider.style.removeProperty("--width");
       slider.classList.toggle("large", zoom > 1);
       for (const other of buttons) other.setAttribute("aria-pressed", String(other === button));
     });

@@ -1,0 +1,104 @@
+"""A real headless Chromium, driven through chromedriver's HTTP interface (W3C WebDriver)."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+DRIVER = shutil.which("chromedriver")
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+]
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the name that the standard gives to an element's id
+
+
+class Browser:
+    """One window. A context manager; `profile` is an empty folder for the browser's own files."""
+
+    def __init__(self, profile: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._driver = subprocess.Popen([DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL)
+        self._url = f"http://127.0.0.1:{port}"
+        self._http = requests.Session()
+        self._http.trust_env = False  # no proxy stands between us
+        options = {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}", "--window-size=1000,900"]}
+        wanted = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}}
+        self._wait_until_up()
+        session = self._send("POST", "/session", {"capabilities": wanted})
+        self._url += f"/session/{session['sessionId']}"
+
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._send("DELETE", "")
+        self._driver.terminate()
+        self._driver.wait(10)
+
+    def _wait_until_up(self) -> None:
+        for _ in range(100):
+            try:
+                return self._send("GET", "/status")
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        raise TimeoutError("chromedriver does not answer")
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        value = self._http.request(method, self._url + path, json=body, timeout=60).json()["value"]
+        assert not (isinstance(value, dict) and "error" in value), value
+        return value
+
+    def open(self, page: Path) -> None:
+        self._send("POST", "/url", {"url": page.resolve().as_uri()})
+
+    def script(self, code: str, *arguments: object) -> Any:
+        """The value of a JavaScript expression."""
+        return self._send("POST", "/execute/sync", {"script": f"return {code}", "args": arguments})
+
+    def find(self, selector: str) -> dict[str, str]:
+        return self._send("POST", "/element", {"using": "css selector", "value": selector})
+
+    def click(self, selector: str) -> None:
+        self._send("POST", f"/element/{self.find(selector)[ELEMENT]}/click", {})
+
+    def keys(self, selector: str, text: str) -> None:
+        self._send("POST", f"/element/{self.find(selector)[ELEMENT]}/value", {"text": text})
+
+    def drag(self, selector: str, right: int, kind: str = "mouse") -> None:
+        """Press in the middle of the element, move to the right in steps, let go."""
+        move = {"type": "pointerMove", "duration": 30}
+        steps = [
+            move | {"x": 0, "y": 0, "origin": self.find(selector)},
+            {"type": "pointerDown", "button": 0},
+            *(move | {"x": x, "y": 0, "origin": "pointer"} for x in (right // 2, right - right // 2)),
+            {"type": "pointerUp", "button": 0},
+        ]
+        pointer = {"type": "pointer", "id": kind, "parameters": {"pointerType": kind}, "actions": steps}
+        self._send("POST", "/actions", {"actions": [pointer]})
+
+    def screen(self, width: int, height: int, *, phone: bool = False) -> None:
+        """Another size of screen, with touch and a dense display if it is a phone's."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
+        for command, parameters in (
+            ("Emulation.setDeviceMetricsOverride", size),
+            ("Emulation.setTouchEmulationEnabled", {"enabled": phone}),
+        ):
+            self._send("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def screenshot(self, target: Path) -> None:
+        target.write_bytes(base64.b64decode(self._send("GET", "/screenshot")))
+
+    def complaints(self) -> list[str]:
+        """What the page wrote to the console."""
+        return [entry["message"] for entry in self._send("POST", "/se/log", {"type": "browser"})]
