@@ -161,12 +161,10 @@ def _try_all(urls: Sequence[str], target: Path, wanted: _Wanted) -> list[str]:
     """Put the file in place and return nothing, or return why no address would do."""
     import requests
 
-    from mambair_cli import __version__
-
     part = _Part(target)
     reasons = []
     with requests.Session() as session:
-        session.headers.update({"User-Agent": f"mambair/{__version__}", "Accept-Encoding": "identity"})
+        session.headers.update({"User-Agent": "mambair", "Accept-Encoding": "identity"})
         for url in urls:
             while True:
                 resumed = part.size() > 0
