@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mambair_cli import __version__, files
-from mambair_cli.cli import bench, compare, models, restore
+from mambair_cli.cli import bench, compare, models, restore, train
 from mambair_cli.errors import MambairError
 
 app = typer.Typer(
@@ -22,7 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (restore.upscale, restore.denoise, restore.derain, restore.decompress, compare.compare, bench.bench):
+RESTORE = (restore.upscale, restore.denoise, restore.derain, restore.decompress)
+for command in (*RESTORE, compare.compare, bench.bench, train.train):
     app.command()(command)
 app.add_typer(models.app, name="models")
 

@@ -7,73 +7,77 @@ from typing import Annotated
 
 import typer
 
+from mambair_cli.cli.options import RUNNING, Device, Quiet
 from mambair_cli.errors import UsageError
 
 
-def _recipes(incomplete: str) -> list[str]:
+def _complete_recipe(incomplete: str) -> list[tuple[str, str]]:
     from mambair_cli.train import recipe
 
-    return [name for name in recipe.names() if name.startswith(incomplete)]
+    return [(name, recipe.load(name).summary) for name in recipe.names() if name.startswith(incomplete)]
 
 
 def train(
     recipe: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="A recipe of the package by name, or a TOML file.", autocompletion=_recipes, show_default=False
+            metavar="RECIPE",
+            help="A recipe of the package by name, or a TOML file. Without one the recipes are listed.",
+            autocompletion=_complete_recipe,
+            show_default=False,
         ),
-    ] = "",
+    ] = None,
     data: Annotated[
-        list[Path] | None,
-        typer.Option("--data", help="Folder of pictures to train on; may be repeated.", show_default=False),
+        list[Path] | None, typer.Option(metavar="DIR", help="Pictures to train on. Repeat for several folders.")
     ] = None,
     val: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--val", help="Folder of pictures to measure on; without it some are set aside.", show_default=False
-        ),
+        typer.Option(metavar="DIR", help="Pictures to measure on. Default: some of --data are set aside."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the run.  [default: train-RECIPE]", show_default=False)
+        Path | None, typer.Option(metavar="DIR", help="Folder for what is made. Default: train-RECIPE.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, exactly.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it was stopped.")] = False,
     init: Annotated[
         str | None,
-        typer.Option("--init", help="Begin with the weights of a model (name or file): what fits is taken over."),
+        typer.Option(
+            metavar="MODEL|FILE", help="Take over the weights that fit, say an x4 from an x2.", show_default=False
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option("--minutes", min=0, help="End on time, the schedule with it, instead of on the iteration."),
+        typer.Option(min=0, metavar="N", help="End after so much work instead of the recipe's iterations."),
     ] = None,
-    device: Annotated[
-        str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps.", envvar="MAMBAIR_DEVICE")
-    ] = "auto",
+    device: Device = "auto",
     precision: Annotated[
-        str, typer.Option("--precision", help="auto, fp32 or bf16; the scan's state is float32 always.")
+        str,
+        typer.Option(
+            metavar="auto|fp32|bf16",
+            help="auto: bf16 on a GPU that is fast at it, else fp32.",
+            rich_help_panel=RUNNING,
+        ),
     ] = "auto",
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare batches.")] = 1,
-    list_: Annotated[bool, typer.Option("--list", help="Show the recipes and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Processes that prepare batches.", rich_help_panel=RUNNING)
+    ] = 1,
+    quiet: Quiet = False,
 ) -> None:
-    """Train a model by a recipe; in --out: the model, its card, a log, a curve and a checkpoint.
+    """Train a model by a recipe. The folder gets the model, its card, a log, a curve and a checkpoint.
 
-    Example: mambair train upscale-x4 --data photos/ --out runs/x4 --minutes 60
+    Example: mambair train upscale-x4 --data photos/ --out runs/x4 --minutes 120
     """
     from mambair_cli.train import recipe as recipes
 
-    if list_:
+    if recipe is None:
         for name in recipes.names():
-            typer.echo(f"{name:<16} {recipes.load(name).summary}")
+            typer.echo(f"{name:<17}{recipes.load(name).summary}")
         return
-    if not recipe:
-        raise UsageError("Which recipe?", f"In the package: {', '.join(recipes.names())}. Or give a TOML file.")
     wanted = recipes.load(recipe)
     if not data:
-        raise UsageError("No pictures to train on.", "Name a folder with --data.")
-    from mambair_cli.train.train import Options
-    from mambair_cli.train.train import train as begin
+        raise UsageError("There are no pictures to train on.", "Name a folder with --data.")
+    from mambair_cli.train import train as training
 
-    options = Options(
+    options = training.Options(
         data=tuple(data),
         out=out or Path(f"train-{wanted.name}"),
         validation=tuple(val or ()),
@@ -85,4 +89,4 @@ def train(
         workers=workers,
         quiet=quiet,
     )
-    typer.echo(begin(wanted, options))
+    typer.echo(training.train(wanted, options))

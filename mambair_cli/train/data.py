@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import multiprocessing
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -77,6 +78,12 @@ def find(folders: Sequence[Path], validation: Sequence[Path], held_out: int) -> 
     return Files(tuple(training), tuple(kept), _fingerprint([*training, *kept]))
 
 
+def credits(folders: Sequence[Path]) -> list[str]:
+    """The lines of every SOURCES.tsv, where folders say whose pictures they hold and under which licence."""
+    tables = [folder / "SOURCES.tsv" for folder in folders]
+    return [line for table in tables if table.is_file() for line in table.read_text("utf-8").splitlines()]
+
+
 def decode(paths: Iterable[Path], smallest: int) -> list[Bytes]:
     """Pictures as (H, W, 3). Raises BadImage for what is none, or has a side of under `smallest` pixels."""
 
@@ -107,8 +114,13 @@ def store(pictures: Iterable[Bytes]) -> list[Bytes]:
         shapes = [(file.write(picture.tobytes()), picture.shape)[1] for picture in pictures]
         file.flush()
         flat = np.memmap(file, np.uint8, "r")
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
-    return [flat[end - int(np.prod(shape)) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
+    return views(flat, shapes)
+
+
+def views(flat: Bytes, shapes: Sequence[tuple[int, ...]]) -> list[Bytes]:
+    """The pictures that lie one after the other in a flat array."""
+    ends = accumulate(math.prod(shape) for shape in shapes)
+    return [flat[end - math.prod(shape) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
 
 
 def smallest_side(recipe: Recipe) -> int:
@@ -156,10 +168,14 @@ class Batches(Dataset[tuple[Tensor, ...]]):
 
     def loader(self, start: int, workers: int) -> Iterator[tuple[Tensor, ...]]:
         """The batches from number `start` on, without end; prepared by `workers` processes if the system can fork."""
-        if "fork" not in multiprocessing.get_all_start_methods():
-            workers = 0
-        forked = {"multiprocessing_context": "fork", "prefetch_factor": 4} if workers else {}
-        return iter(DataLoader(self, batch_size=None, sampler=count(start), num_workers=workers, **forked))
+        if not workers or "fork" not in multiprocessing.get_all_start_methods():
+            return map(self.__getitem__, count(start))
+        order = cast(Iterable[int], count(start))
+        return iter(
+            DataLoader(
+                self, None, sampler=order, num_workers=workers, multiprocessing_context="fork", prefetch_factor=4
+            )
+        )
 
 
 def aligned(pictures: Sequence[Bytes], scales: Sequence[int], side: int, rng: np.random.Generator) -> list[Bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -35,16 +36,19 @@ class State:
     network: nn.Module
     average: AveragedModel
     optimizer: Optimizer
+    init: dict[str, Any]  # where the first weights came from, for the card
     iteration: int = 0
     seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)  # since the last validation
     history: list[dict[str, float]] = field(default_factory=list)  # a row per validation
 
     @classmethod
-    def fresh(cls, network: nn.Module, training: Training) -> State:
+    def fresh(cls, network: nn.Module, training: Training, init: dict[str, Any]) -> State:
         average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema))
         kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
         decay = training.weight_decay
-        return cls(network, average, kind(network.parameters(), training.rate, training.betas, weight_decay=decay))
+        optimizer = kind(network.parameters(), training.rate, training.betas, weight_decay=decay)
+        return cls(network, average, optimizer, init)
 
     def save(self, path: Path, recipe: Recipe, data: str) -> None:
         """Write a checkpoint, whole or not at all."""
@@ -54,8 +58,10 @@ class State:
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "init": self.init,
             "iteration": self.iteration,
             "seconds": self.seconds,
+            "losses": self.losses,
             "history": self.history,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -80,7 +86,8 @@ class State:
         self.network.load_state_dict(content["network"])
         self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
-        self.iteration, self.seconds, self.history = content["iteration"], content["seconds"], content["history"]
+        self.init, self.iteration, self.seconds = content["init"], content["iteration"], content["seconds"]
+        self.losses, self.history = content["losses"], content["history"]
         torch.set_rng_state(content["random"])
         if torch.cuda.is_available() and content["random_cuda"]:
             torch.cuda.set_rng_state_all(content["random_cuda"])
@@ -101,11 +108,10 @@ def run(
     """Train until `recipe.training.iterations` are done or, if given, `minutes` of work are over.
 
     `batches(i)` yields the batches from number i on. Every `validation.every` iterations and at the end the averaged
-    weights are measured and `save` is called. SIGINT and SIGTERM are heeded after the step at hand: the state is
-    saved and KeyboardInterrupt raised. Raises MambairError when loss, gradient or score stop being numbers; nothing
-    is saved then.
+    weights are measured and `save` is called. SIGINT and SIGTERM wait until the step at hand is done and the state
+    saved. Raises MambairError when loss, gradient or score stop being numbers; nothing is saved then.
     """
-    began, losses = time.monotonic() - state.seconds, []
+    began = time.monotonic() - state.seconds
 
     def progress() -> float:
         return state.seconds / (60 * minutes) if minutes else state.iteration / recipe.training.iterations
@@ -115,7 +121,7 @@ def run(
         while progress() < 1:
             rate = recipe.training.rate * schedule(recipe.training, progress())
             loss = step(state, next(feed), recipe, rate, device, bf16)
-            losses.append(loss)
+            state.losses.append(loss)
             state.iteration += 1
             state.seconds = time.monotonic() - began
             stop = interrupted.is_set()
@@ -123,21 +129,21 @@ def run(
                 psnr = validate(state.average.module, recipe, pairs, device)
                 finite(psnr, "The score", state)
                 row = {"iteration": state.iteration, "seconds": round(state.seconds, 1), "rate": rate}
-                state.history.append({**row, "loss": sum(losses) / len(losses), "psnr": psnr})
-                losses.clear()
+                state.history.append({**row, "loss": float(np.mean(state.losses)), "psnr": psnr})
+                state.losses.clear()
                 save(state)
             elif stop:
                 save(state)
             report(state, progress(), loss)
             if stop:
-                raise KeyboardInterrupt
+                break
 
 
 def step(
     state: State, batch: Sequence[Tensor], recipe: Recipe, rate: float, device: torch.device, bf16: bool
 ) -> float:
     """One gradient step on `batch` = lq, hq[, taught]; returns the loss."""
-    lq, hq, *taught = (tensor.to(device, non_blocking=True) for tensor in batch)
+    lq, hq, *taught = (tensor.to(device) for tensor in batch)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         result = state.network(lq)
     loss = LOSSES[recipe.training.loss](result.float(), hq)
@@ -213,14 +219,28 @@ def finite(value: float, what: str, state: State) -> None:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Within, SIGINT and SIGTERM set the event instead of breaking a step in two (in the main thread only)."""
-    event = threading.Event()
+    """Within, the first SIGINT or SIGTERM only sets the event; it takes effect at the end. A second one does at once.
+
+    Works in the main thread; elsewhere signals do not arrive, and nothing changes.
+    """
+    event, arrived = threading.Event(), []
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        restore()
+        arrived.append(number)
+        event.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield event
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
+    for number in arrived:
+        signal.raise_signal(number)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections import abc
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mambair_cli.errors import UsageError
 
@@ -16,24 +18,23 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).with_name("recipes")
-TASKS = {  # which degradations make sense for a task
+DEGRADATIONS = {  # of degradations.py, by task
     "upscale": ("bicubic", "realistic"),
     "denoise": ("noise",),
     "decompress": ("jpeg",),
     "derain": ("rain",),
 }
-Table = TypeVar("Table")
 
 
 @dataclass(frozen=True)
 class Data:
     """What a sample is."""
 
-    degradation: str  # of degradations.py: bicubic, realistic, noise, jpeg, rain
+    degradation: str
     patch: int  # side at the network's input, pixels
     batch: int
     level: tuple[float, float] | None = None  # noise sigma on 0-255 or JPEG quality, drawn evenly
-    grey: float = 0.0  # share of samples without colour
+    grey: float = 0.0  # share of samples without colour, where samples are degraded one by one
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A larger network whose results are imitated; for "bicubic" only, where its results can be computed once."""
+    """A larger network to imitate; for "bicubic" only, where what it makes of a picture can be computed once."""
 
     model: str  # of the zoo, or a file
     weight: float  # share of the loss
@@ -87,7 +88,7 @@ class Recipe:
     teacher: Teacher | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers, for JSON."""
+        """Plain dicts, tuples, strings and numbers."""
         return asdict(self)
 
     def arguments(self) -> tuple[str, dict[str, Any]]:
@@ -117,57 +118,66 @@ def load(name: str) -> Recipe:
 
 
 def parse(table: Mapping[str, Any], name: str) -> Recipe:
-    """A recipe from the tables of a TOML file; errors as in `load`."""
-    recipe = _read(Recipe, {"name": name, **table}, name)
-    data, training = recipe.data, recipe.training
-    _among(name, "task", recipe.task, TASKS)
-    _among(name, "data.degradation", data.degradation, TASKS[recipe.task])
-    _among(name, "training.optimizer", training.optimizer, ("adam", "adamw"))
-    _among(name, "training.schedule", training.schedule, ("cosine", "multistep"))
-    _among(name, "training.loss", training.loss, ("l1", "charbonnier"))
-    if "arch" not in recipe.network:
-        raise UsageError(f"Recipe {name}: network.arch is missing.")
-    if (recipe.scale > 1) != (recipe.task == "upscale"):
-        raise UsageError(f"Recipe {name}: task {recipe.task} does not go with scale {recipe.scale}.")
-    if (data.level is not None) != (data.degradation in ("noise", "jpeg")):
-        raise UsageError(f"Recipe {name}: data.level belongs to noise and jpeg, and only to them.")
-    if (recipe.validation.level is not None) != (data.level is not None):
-        raise UsageError(f"Recipe {name}: validation.level goes with data.level.")
-    if recipe.teacher and data.degradation != "bicubic":
-        raise UsageError(f"Recipe {name}: a teacher can be imitated for bicubic downscaling only.")
-    for what, value in {"patch": data.patch, "batch": data.batch, "iterations": training.iterations}.items():
-        if value < 1:
-            raise UsageError(f"Recipe {name}: {what} must be at least 1, not {value}.")
+    """A recipe from the tables of a TOML file. Raises UsageError on anything that makes no sense."""
+    recipe: Recipe = _read(Recipe, {"name": name, **table}, name)
+    data, training, validation = recipe.data, recipe.training, recipe.validation
+    _one_of(name, "task", recipe.task, DEGRADATIONS)
+    _one_of(name, "data.degradation", data.degradation, DEGRADATIONS[recipe.task])
+    _one_of(name, "training.optimizer", training.optimizer, ("adam", "adamw"))
+    _one_of(name, "training.schedule", training.schedule, ("cosine", "multistep"))
+    _one_of(name, "training.loss", training.loss, ("l1", "charbonnier"))
+    leveled = data.degradation in ("noise", "jpeg")
+    rules = {
+        "network.arch is missing": "arch" in recipe.network,
+        "scale is above 1 for upscaling, and only there": (recipe.scale > 1) == (recipe.task == "upscale"),
+        "data.level belongs to noise and jpeg, and only to them": (data.level is not None) == leveled,
+        "validation.level belongs to noise and jpeg, and only to them": (validation.level is not None) == leveled,
+        "data.level is [low, high], not below 0": data.level is None or 0 <= data.level[0] <= data.level[1],
+        "a teacher goes with bicubic only": recipe.teacher is None or data.degradation == "bicubic",
+        "teacher.weight is a share": recipe.teacher is None or 0 < recipe.teacher.weight <= 1,
+        "data.patch and data.batch are at least 1": min(data.patch, data.batch) >= 1,
+        "data.grey is a share, and 0 for bicubic": 0 <= data.grey <= (data.degradation != "bicubic"),
+        "training.iterations is at least 1": training.iterations >= 1,
+        "training.rate and training.clip are above 0": min(training.rate, training.clip) > 0,
+        "training.warmup and training.ema are shares below 1": all(
+            0 <= x < 1 for x in (training.warmup, training.ema)
+        ),
+        "validation.every and validation.originals are at least 1": min(validation.every, validation.originals) >= 1,
+        "validation.side is at least 64": validation.side >= 64,
+    }
+    if broken := [rule for rule, kept in rules.items() if not kept]:
+        raise UsageError(f"Recipe {name}: {'; '.join(broken)}.")
     return recipe
 
 
-def _read(cls: type[Table], table: Mapping[str, Any], where: str) -> Table:
+def _read(kind: Any, table: Mapping[str, Any], where: str) -> Any:
     """A dataclass from a table: every key known, every needed one there, every value of its type."""
-    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
-    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(kind)}
+    hints = get_type_hints(kind)
     if unknown := sorted(set(table) - set(known)):
         raise UsageError(f"Recipe {where}: unknown {', '.join(unknown)}.", f"Known: {', '.join(known)}.")
-    if missing := [k for k, f in known.items() if f.default is MISSING and k not in table]:
+    if missing := [key for key, f in known.items() if f.default is MISSING and key not in table]:
         raise UsageError(f"Recipe {where}: {', '.join(missing)} missing.")
-    return cls(**{key: _value(value, hints[key], f"{where}, {key}") for key, value in table.items()})
+    return kind(**{key: _value(value, hints[key], f"{where}, {key}") for key, value in table.items()})
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
-    for nested in (Data, Training, Validation, Teacher):
-        if hint in (nested, nested | None) and isinstance(value, dict):
-            return _read(nested, value, where)
-    text = str(hint)
-    if "tuple" in text and isinstance(value, list):
-        numbers = all(isinstance(v, (int, float)) for v in value)
-        if numbers and ("..." in text or len(value) == 2):
-            return tuple(float(v) for v in value)
-    elif hint in (float, float | None) and isinstance(value, (int, float)):
+    """`value` if it is what the annotation says; integers pass for floats, lists for tuples, tables for records."""
+    if isinstance(hint, UnionType):  # X | None
+        hint = get_args(hint)[0]
+    if is_dataclass(hint) and isinstance(value, dict):
+        return _read(hint, value, where)
+    if get_origin(hint) is tuple and isinstance(value, list):
+        kinds = get_args(hint)
+        if kinds[-1] is ... or len(kinds) == len(value):
+            return tuple(_value(item, kinds[0], where) for item in value)
+    if hint is float and type(value) in (int, float):
         return float(value)
-    elif (hint in (int, str) and type(value) is hint) or (isinstance(value, dict) and "Mapping" in text):
+    if type(value) is hint or (get_origin(hint) is abc.Mapping and isinstance(value, dict)):
         return value
     raise UsageError(f"Recipe {where}: {value!r} is not what belongs there.")
 
 
-def _among(name: str, key: str, value: str, choices: Any) -> None:
+def _one_of(name: str, key: str, value: str, choices: Collection[str]) -> None:
     if value not in choices:
         raise UsageError(f"Recipe {name}: {key} is {value!r}.", f"Possible: {', '.join(choices)}.")

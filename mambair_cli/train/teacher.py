@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from mambair_cli import metrics
+from mambair_cli import files, metrics
 from mambair_cli.degradations import Bytes
 from mambair_cli.errors import UsageError
 from mambair_cli.restorer import Restorer, load_model
-from mambair_cli.train.data import store
+from mambair_cli.train.data import to_tensor, views
 from mambair_cli.train.recipe import Recipe, Teacher
 
 
 def teacher(wanted: Teacher, recipe: Recipe, device: torch.device) -> Restorer:
     """The teacher, ready to run. Raises UsageError where it does another task or scale than the recipe."""
-    restorer = load_model(wanted.model, device=str(device), precision="auto")
+    file = Path(wanted.model)
+    restorer = (
+        load_model(None, weights=file, device=str(device))
+        if file.is_file()
+        else load_model(wanted.model, device=str(device))
+    )
     spec = restorer.spec
     if (spec.task, spec.scale) != (recipe.task, recipe.scale):
         raise UsageError(
@@ -27,13 +34,21 @@ def teacher(wanted: Teacher, recipe: Recipe, device: torch.device) -> Restorer:
     return restorer
 
 
-def teach(restorer: Restorer, small: Sequence[Bytes], progress: Callable[[int, int], None]) -> list[Bytes]:
-    """What the teacher makes of each small picture, rounded to 8 bits."""
+def teach(
+    restorer: Restorer, small: Sequence[Bytes], folder: Path, pictures: str, progress: Callable[[int, int], None]
+) -> list[Bytes]:
+    """What the teacher makes of each small picture, rounded to 8 bits; kept in `folder` for when the run is resumed.
 
-    def restored(number: int) -> Bytes:
-        lq = torch.from_numpy(np.array(small[number])).permute(2, 0, 1).float() / 255
-        result = metrics.to_uint8(restorer.restore(lq).permute(1, 2, 0).numpy())
-        progress(number + 1, len(small))
-        return result
-
-    return store(map(restored, range(len(small))))
+    `pictures` is the hash of the pictures.
+    """
+    key = hashlib.sha256(f"{restorer.sha256} {pictures}".encode()).hexdigest()
+    path, scale = folder / f"taught-{key[:12]}.bin", restorer.spec.scale
+    if not path.exists():
+        with files.atomic(path) as file:
+            for done, lq in enumerate(small, 1):
+                result = restorer.restore(to_tensor(lq[None])[0])
+                file.write(metrics.to_uint8(result.permute(1, 2, 0).numpy()).tobytes())
+                progress(done, len(small))
+    return views(
+        np.memmap(path, np.uint8, "r"), [(h * scale, w * scale, c) for h, w, c in (lq.shape for lq in small)]
+    )

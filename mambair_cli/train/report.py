@@ -1,0 +1,49 @@
+"""What a person sees of a run: a line that moves, and a table and a curve to keep."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from mambair_cli import files
+from mambair_cli.train.loop import Report, State
+
+
+@contextmanager
+def display(say: Console, name: str) -> Iterator[Report]:
+    """A live line on a terminal: iteration, speed, loss, PSNR, time left; elsewhere a line per validation."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    recent: deque[tuple[float, float]] = deque(maxlen=100)  # time and loss of the last steps
+    with Progress(*columns, console=say, disable=not say.is_terminal) as bar:
+        task = bar.add_task(name, total=1.0)
+
+        def report(state: State, progress: float, loss: float) -> None:
+            recent.append((time.monotonic(), loss))
+            took = (recent[-1][0] - recent[0][0]) / max(len(recent) - 1, 1)
+            mean = sum(loss for _, loss in recent) / len(recent)
+            words = f"{name} {state.iteration} · {1 / took if took else 0:.1f} it/s · loss {mean:.4f}"
+            if state.history:
+                words += f" · {state.history[-1]['psnr']:.3f} dB"
+            bar.update(task, completed=progress, description=words)
+            if not say.is_terminal and state.history and state.history[-1]["iteration"] == state.iteration:
+                say.print(f"{progress:4.0%} {words}", soft_wrap=True)
+
+        yield report
+
+
+def write_log(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """A CSV with a row per validation."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    with files.atomic(path) as file:
+        file.write(text.getvalue().encode())
