@@ -17,12 +17,14 @@ from mambair_cli.archs.layers import (
     SS2D,
     Group,
     LayerNorm,
+    Linear,
     Mlp,
     SelectiveScan,
     Skeleton,
     depthwise,
     dwconv_silu,
     init_linear,
+    linear,
     linear_halves,
     norm_gate,
     scale_add,
@@ -43,8 +45,8 @@ class DirectionAttention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = LayerNorm(width)
-        self.global_reduce = nn.Linear(width, width // 8)
-        self.channel_select = nn.Linear(width // 8, width)
+        self.global_reduce = Linear(width, width // 8)
+        self.channel_select = Linear(width // 8, width)
 
     def forward(self, y: Tensor) -> Tensor:
         """(B, K, L, D) -> (B, L, D)."""
@@ -101,18 +103,18 @@ class CrossScaleFusion(SelectiveScan):
         self.skip_scale2 = nn.Parameter(torch.ones(width))
         self.ln_1 = LayerNorm(width)
         self.ln_2 = LayerNorm(width)
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.in_proj_down = nn.Linear(width, 2 * inner, bias=False)  # its second half is published but unused
+        self.in_proj = Linear(width, 2 * inner, bias=False)
+        self.in_proj_down = Linear(width, 2 * inner, bias=False)  # its second half is published but unused
         self.conv2d = depthwise(inner, 3)
         self.conv2d2 = depthwise(inner, 3)
         self.multi_scan = nn.ModuleDict({"attn": DirectionAttention(inner)})
         self.out_norm = LayerNorm(inner)
-        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.out_proj = Linear(inner, width, bias=False)
         self.mlp = Mlp(width, 4 * width)
 
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
         u, z = linear_halves(self.ln_1(x), self.in_proj.weight)
-        u_low = F.linear(low, self.in_proj_down.weight[: u.shape[-1]])
+        u_low = linear(low, self.in_proj_down.weight[: u.shape[-1]])
         y = self.mix(dwconv_silu(u, self.conv2d), dwconv_silu(u_low, self.conv2d2))
         x = scale_add(x, self.skip_scale, self.out_proj(norm_gate(y, z, self.out_norm)))
         return scale_add(x, self.skip_scale2, self.mlp(self.ln_2(x)))

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from mambair_cli.archs.layers import (
     Group,
     LayerNorm,
+    Linear,
     SelectiveScan,
     Skeleton,
     conv,
     depthwise,
+    full_precision,
     scale_add,
     to_tokens,
 )
@@ -59,7 +61,7 @@ class WindowAttention(nn.Module):
         self.window, self.heads = window, heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(self, qkv: Tensor, index: Tensor, shift: int) -> Tensor:
         """qkv (B, H, W, 3C), H and W multiples of the window; index: `relative_position_index`. (B, H, W, C)."""
@@ -107,13 +109,13 @@ class ASSM(nn.Module):
         self.CPE = nn.Sequential(depthwise(hidden, 3))
         self.selectiveScan = SelectiveScan(1, hidden, d_state, dt_rank=math.ceil(hidden / 16))
         self.out_norm = LayerNorm(hidden)
-        self.out_proj = nn.Linear(hidden, width)
+        self.out_proj = Linear(hidden, width)
         self.embeddingB = nn.Embedding(num_tokens, inner_rank)
         nn.init.uniform_(self.embeddingB.weight, -1 / num_tokens, 1 / num_tokens)
-        self.route = nn.Sequential(nn.Linear(width, width // 3), nn.GELU(), nn.Linear(width // 3, num_tokens))
+        self.route = nn.Sequential(Linear(width, width // 3), nn.GELU(), Linear(width // 3, num_tokens))
 
     def forward(self, x: Tensor, embedding_a: Tensor, noise: Noise) -> Tensor:
-        logits = self.route(x.flatten(1, 2)).float()
+        logits = full_precision(self.route, x.flatten(1, 2))  # a route that flips reorders the whole scan
         logits = logits + noise(tuple(logits.shape)).to(logits.device)
         category = logits.argmax(-1)  # (B, L)
         table = self.embeddingB.weight @ embedding_a
@@ -148,9 +150,9 @@ class ConvFFN(nn.Module):
 
     def __init__(self, width: int, hidden: int, kernel: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         self.dwconv = nn.ModuleDict({"depthwise_conv": nn.Sequential(depthwise(hidden, kernel), nn.GELU())})
-        self.fc2 = nn.Linear(hidden, width)
+        self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.fc1(x))
@@ -162,10 +164,10 @@ class GatedMlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, kernel: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
+        self.fc1 = Linear(width, hidden)
         half = hidden // 2
         self.sg = nn.ModuleDict({"norm": LayerNorm(half), "conv": depthwise(half, kernel)})
-        self.fc2 = nn.Linear(half, width)
+        self.fc2 = Linear(half, width)
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = F.gelu(self.fc1(x)).chunk(2, dim=-1)
@@ -192,7 +194,7 @@ class Layer(nn.Module):
         self.scale1 = nn.Parameter(torch.full((width,), 1e-4))
         self.scale2 = nn.Parameter(torch.full((width,), 1e-4))
         self.norm1, self.norm2, self.norm3, self.norm4 = (LayerNorm(width) for _ in range(4))
-        self.wqkv = nn.Linear(width, 3 * width)
+        self.wqkv = Linear(width, 3 * width)
         self.win_mhsa = WindowAttention(width, window, heads)
         self.assm = ASSM(width, d_state, num_tokens, inner_rank, mlp_ratio)
         self.convffn1, self.convffn2 = ffn(), ffn()
