@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from scans import gradients, problem, relative, to32
 from torch import Tensor
 
 from mambair_cli import scan
@@ -41,10 +42,6 @@ def instruction_set(request: pytest.FixtureRequest):
     cpu._cpu.use(cpu.instruction_sets()[0])
 
 
-def relative(a: Tensor, b: Tensor) -> float:
-    return ((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1)).item()
-
-
 @pytest.mark.parametrize("case", golden_cases())
 @pytest.mark.parametrize("module", [reference, pytest.param(cpu, marks=needs_kernel)], ids=["torch", "cpu"])
 def test_selective_scan_equals_published(case: str, module) -> None:
@@ -53,33 +50,6 @@ def test_selective_scan_equals_published(case: str, module) -> None:
     optional = [t[k].float() if k in t else None for k in ("D", "delta_bias")]
     y = module.selective_scan(*args, *optional, flags["delta_softplus"])
     assert relative(y, t["out"]) <= 1e-5
-
-
-def problem(seed: int, *, B: int, K: int, R: int, N: int, D: int, L: int, T: int, pads: bool, per_image: bool):
-    g = torch.Generator().manual_seed(seed)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    low = -1 if pads else 0
-    if T == L and not pads:  # a true path: every position once
-        lead = [B, K] if per_image else [K]
-        orders = torch.rand(*lead, L, generator=g).argsort(-1)
-    else:
-        orders = torch.randint(low, L, (B, K, T) if per_image else (K, T), generator=g)
-    return dict(
-        x=normal(B, L, D),
-        proj=normal(B, L, K, R + 2 * N),
-        dt_weight=normal(K, D, R) / max(1, R) ** 0.5,
-        dt_bias=normal(K, D) - 1,
-        A=-torch.exp(normal(K, D, N)),
-        D=normal(K, D),
-        orders=orders.to(torch.int32),
-    )
-
-
-def to32(p: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {k: v.float() if v.is_floating_point() else v for k, v in p.items()}
 
 
 shapes = st.fixed_dictionaries(
@@ -109,20 +79,11 @@ def test_ordered_scan_equals_float64(shape: dict, longer: int, reduce: bool, see
 def test_every_instruction_set_and_its_gradients(instruction_set: str, reduce: bool) -> None:
     for seed, (N, D, L, longer) in enumerate([(16, 36, 67, 0), (10, 72, 40, 30), (8, 5, 33, 0), (3, 17, 1, 2)]):
         p = problem(seed, B=2, K=4, R=3, N=N, D=D, L=L, T=L + longer, pads=longer > 0, per_image=seed == 1)
-        names = [k for k in p if k != "orders"]
-        weight = torch.randn(reference.ordered_scan(**p, reduce=reduce).shape, dtype=torch.float64)
-
-        def gradients(module, tensors, weight=weight, names=names):
-            leaves = {k: v.clone().requires_grad_() if k in names else v for k, v in tensors.items()}
-            y = module.ordered_scan(**leaves, reduce=reduce)
-            (y * weight.to(y.dtype)).sum().backward()
-            return y.detach(), {k: leaves[k].grad for k in names}
-
-        expected, expected_grads = gradients(reference, p)
-        y, grads = gradients(cpu, to32(p))
+        expected, expected_grads = gradients(reference, p, reduce)
+        y, grads = gradients(cpu, to32(p), reduce)
         assert relative(y, expected) <= 1e-5
-        for name in names:
-            assert relative(grads[name], expected_grads[name]) <= 1e-4, (instruction_set, name)
+        for name, grad in grads.items():
+            assert relative(grad, expected_grads[name]) <= 1e-4, (instruction_set, name)
 
 
 @needs_kernel

@@ -6,21 +6,25 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from mambair_cli.errors import UsageError
-from mambair_cli.scan import cpu, reference
+from mambair_cli.scan import cpu, published
 from mambair_cli.scan.meter import measure
 
 __all__ = ["BackendInfo", "backends", "chosen_backend", "ordered_scan", "selective_scan"]
 
-_MODULES: dict[str, ModuleType] = {"cpu": cpu, "torch": reference}
+_DEVICES = {"cpu": "cpu", "triton": "cuda", "mamba_ssm": "cuda"}  # the best first; "torch" runs anywhere
+_MODULES = {"cpu": "cpu", "triton": "gpu", "mamba_ssm": "published", "torch": "reference"}
 _warned: set[str] = set()
 
 
@@ -33,39 +37,81 @@ class BackendInfo:
     reason: str
 
 
+@cache
+def _triton_missing() -> str:
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        gpu = _module("triton")
+    except ImportError as error:
+        return f"Triton does not load ({error})"
+    return gpu.probe(torch.device("cuda"))
+
+
+def _missing(name: str) -> str:
+    """Why a backend cannot run here, or "". Asked only of what is needed: Triton takes seconds to answer on a GPU."""
+    if name == "cpu":
+        return cpu.missing
+    if name == "triton":
+        return _triton_missing()
+    return published.missing() if name == "mamba_ssm" else ""
+
+
 def backends() -> list[BackendInfo]:
     """Every backend, whether it can run here, and why not."""
-    kernel = f"native kernel ({cpu.instruction_sets()[0]})" if cpu.instruction_sets() else cpu.missing
-    return [
-        BackendInfo("cpu", not cpu.missing, kernel),
-        BackendInfo("torch", True, "plain PyTorch, any device, slow"),
-    ]
+    sets = cpu.instruction_sets()
+    is_what = {
+        "cpu": f"native kernel ({sets[0]})" if sets else "",
+        "triton": "Triton kernels, NVIDIA and AMD",
+        "mamba_ssm": "the published CUDA kernel",
+        "torch": "plain PyTorch, any device, slow",
+    }
+    return [BackendInfo(name, not _missing(name), _missing(name) or what) for name, what in is_what.items()]
 
 
 def chosen_backend(device: torch.device | str = "cpu") -> str:
     """The backend that tensors on `device` go to. Raises UsageError for an impossible MAMBAIR_SCAN."""
     wanted = os.environ.get("MAMBAIR_SCAN", "auto")
-    there = {b.name: b for b in backends()}
     kind = torch.device(device).type
-    if wanted != "auto":
-        if wanted not in there:
-            raise UsageError(f"MAMBAIR_SCAN={wanted}: no such backend", f"Choose from: auto, {', '.join(there)}.")
-        if not there[wanted].available:
-            raise UsageError(
-                f"MAMBAIR_SCAN={wanted}: {there[wanted].reason}", "`mambair doctor` lists what is there."
-            )
-        return wanted
-    return "cpu" if kind == "cpu" and there["cpu"].available else "torch"
+    if wanted == "auto":
+        return next((name for name, runs_on in _DEVICES.items() if runs_on == kind and not _missing(name)), "torch")
+    if wanted not in _MODULES:
+        raise UsageError(f"MAMBAIR_SCAN={wanted}: no such backend", f"Choose from: auto, {', '.join(_MODULES)}.")
+    if _missing(wanted):
+        raise UsageError(f"MAMBAIR_SCAN={wanted}: {_missing(wanted)}", "`mambair doctor` lists what is there.")
+    if _DEVICES.get(wanted, kind) != kind:
+        raise UsageError(
+            f"MAMBAIR_SCAN={wanted}: runs on {_DEVICES[wanted]}, and this is {kind}",
+            f"Choose --device {_DEVICES[wanted]}, or unset MAMBAIR_SCAN.",
+        )
+    return wanted
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"mambair_cli.scan.{_MODULES[name]}")
+
+
+def _warn_of_slowness(kind: str) -> None:
+    if kind in _warned or os.environ.get("MAMBAIR_SCAN", "auto") == "torch":
+        return
+    _warned.add(kind)
+    reasons = [f"{name}: {_missing(name)}" for name, runs_on in _DEVICES.items() if runs_on == kind]
+    hint = (
+        f"no scan kernel runs on {kind}, so the slow PyTorch scan is used ({'; '.join(reasons) or 'none is written'})"
+    )
+    warnings.warn(cpu.INSTALL_HINT if kind == "cpu" else hint, stacklevel=4)
 
 
 def _backend(x: Tensor, states: int, rank: int) -> ModuleType:
     name = chosen_backend(x.device)
-    if name == "cpu" and not cpu.takes(x, states, rank):
-        return reference  # float64, or a size no published network has
-    if name == "torch" and x.device.type == "cpu" and cpu.missing and "cpu" not in _warned:
-        _warned.add("cpu")
-        warnings.warn(cpu.INSTALL_HINT, stacklevel=3)
-    return _MODULES[name]
+    module = _module(name)
+    if name == "torch":
+        _warn_of_slowness(x.device.type)
+    elif not module.takes(x, states, rank):
+        return _module("torch")  # float64, or a size no published network has
+    return module
 
 
 def ordered_scan(
@@ -92,7 +138,8 @@ def ordered_scan(
     """
     module = _backend(x, A.shape[-1], dt_weight.shape[-1])
     updates = x.shape[0] * orders.shape[-1] * A.numel()
-    return measure(updates, lambda: module.ordered_scan(x, proj, dt_weight, dt_bias, A, D, orders, reduce))
+    with torch.autocast(x.device.type, enabled=False):  # or plain PyTorch would round the time steps to half
+        return measure(updates, lambda: module.ordered_scan(x, proj, dt_weight, dt_bias, A, D, orders, reduce))
 
 
 def selective_scan(

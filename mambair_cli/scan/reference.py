@@ -79,6 +79,23 @@ def selective_scan(
     return y.to(u.dtype)
 
 
+def follow(source: Tensor, orders: Tensor) -> Tensor:
+    """What each path finds on its way, zeros at pads: (B, K, L, F), orders (B, K, T) -> (B, K, T, F)."""
+    index = orders.clamp(min=0).long().unsqueeze(-1).expand(-1, -1, -1, source.shape[-1])
+    return source.gather(2, index) * (orders >= 0).unsqueeze(-1)
+
+
+def bring_back(y: Tensor, orders: Tensor, length: int, reduce: bool) -> Tensor:
+    """(B, K, T, D) added up at the positions that the steps visited: (B, K, L, D), or summed over K (B, L, D)."""
+    y = y * (orders >= 0).unsqueeze(-1)
+    orders = orders.clamp(min=0).long()
+    if reduce:
+        y, orders = y.flatten(1, 2).unsqueeze(1), orders.flatten(1, 2).unsqueeze(1)
+    out = y.new_zeros(*y.shape[:2], length, y.shape[-1])
+    out = out.scatter_add(2, orders.unsqueeze(-1).expand_as(y), y)
+    return out.squeeze(1) if reduce else out
+
+
 def ordered_scan(
     x: Tensor,
     proj: Tensor,
@@ -90,22 +107,11 @@ def ordered_scan(
     reduce: bool = True,
 ) -> Tensor:
     """See `mambair_cli.scan.ordered_scan`. Materialises the K sequences; the kernels do not."""
-    batch, length, channels = x.shape
-    directions, rank = dt_weight.shape[0], dt_weight.shape[2]
-    states = A.shape[-1]
+    length, states, rank = x.shape[1], A.shape[-1], dt_weight.shape[-1]
     dtype = _state_dtype(x.dtype)
-    orders = orders.long().expand(batch, *orders.shape[-2:])  # (batch, K, T)
-    steps = orders.shape[-1]
-    visited = (orders >= 0).unsqueeze(-1)  # pads: u = 0 and proj = 0, the state still decays
-    index = orders.clamp(min=0)
-
-    def sequences(source: Tensor) -> Tensor:  # (batch, K, L, F) -> (batch, K, T, F)
-        picked = source.gather(2, index.unsqueeze(-1).expand(-1, -1, -1, source.shape[-1]))
-        return picked * visited
-
-    u = sequences(x.to(dtype).unsqueeze(1).expand(-1, directions, -1, -1))
-    p = sequences(proj.to(dtype).transpose(1, 2))
-    low, B, C = p.split([rank, states, states], dim=-1)
+    orders = orders.expand(x.shape[0], *orders.shape[-2:])  # (batch, K, T)
+    u = follow(x.to(dtype).unsqueeze(1).expand(-1, orders.shape[1], -1, -1), orders)
+    low, B, C = follow(proj.to(dtype).transpose(1, 2), orders).split([rank, states, states], dim=-1)
     dt = F.softplus(low @ dt_weight.to(dtype).transpose(1, 2) + dt_bias.to(dtype)[:, None])
 
     def time_first(t: Tensor) -> Tensor:
@@ -113,11 +119,4 @@ def ordered_scan(
 
     y = scan_sequences(time_first(u), time_first(dt), A.to(dtype), time_first(B), time_first(C))
     y = y.permute(1, 2, 0, 3) + D.to(dtype)[:, None] * u  # (batch, K, T, D)
-    y = y * visited
-    out_dtype = x.dtype
-    if reduce:
-        flat = index.reshape(batch, directions * steps, 1).expand(-1, -1, channels)
-        out = y.new_zeros(batch, length, channels)
-        return out.scatter_add(1, flat, y.reshape(batch, directions * steps, channels)).to(out_dtype)
-    out = y.new_zeros(batch, directions, length, channels)
-    return out.scatter_add(2, index.unsqueeze(-1).expand(-1, -1, -1, channels), y).to(out_dtype)
+    return bring_back(y, orders, length, reduce).to(x.dtype)

@@ -1,0 +1,267 @@
+"""The Triton kernels, forward and backward: layouts, launches and autograd around `gpu_kernels`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from functools import cache
+from textwrap import shorten
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakIdKeyDictionary
+
+from mambair_cli.scan import gpu_kernels, reference
+
+CHUNK = 32  # steps per program, forward
+BACKWARD_CHUNK = 16  # a program of the backward holds twice the tiles
+BLOCK = 32  # channels per program, where it is not tuned
+LINKS = 32  # chunks that `chain` takes at once
+ROWS = 8  # positions per program of `collect`
+
+# Said explicitly since its default changes in Triton 3.10: without it every update is two instructions.
+FUSED = dict(enable_fp_fusion=True)
+ONE_WARP = dict(num_warps=1, **FUSED)
+
+Inverse = tuple[Tensor, Tensor]  # the steps sorted by the position they visit (..., T); where each begins (..., L+1)
+_inverses: MutableMapping[Tensor, tuple[int, Inverse]] = WeakIdKeyDictionary()
+
+
+def _empty(*shape: int, like: Tensor) -> Tensor:
+    return torch.empty(*shape, dtype=torch.float32, device=like.device)
+
+
+def takes(x: Tensor, states: int, rank: int = 0) -> bool:
+    """True where the kernels can run: a CUDA tensor, neither float64 nor empty; any number of states."""
+    return x.device.type == "cuda" and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and x.numel() > 0
+
+
+@cache
+def probe(device: torch.device) -> str:
+    """Why the kernels are of no use on a device, or "": builds those of the forward and checks a small scan."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (1, 40, 8), (1, 40, 2, 7), (2, 8, 3), (2, 8), (2, 8, 2), (2, 8)
+    x, proj, weight, bias, A, D = (torch.randn(shape, generator=generator) for shape in shapes)
+    path = torch.arange(40, dtype=torch.int32)
+    problem = (x, proj, weight, bias, -A.exp(), D, torch.stack([path, path.flip(0)]))
+    try:
+        x, proj, weight, bias, A, D, orders = (t.to(device) for t in problem)
+        y = ordered_scan(x, proj, weight, bias, A, D, orders).cpu()
+    except Exception as error:  # anything that a compiler or a driver may throw; the reason is passed on
+        return f"its kernels do not run ({type(error).__name__}: {shorten(str(error), 200)})"
+    wrong = (y - reference.ordered_scan(*problem)).abs().max().item()
+    return "" if wrong < 1e-3 else f"its kernels are off by {wrong:.1g} on this device"
+
+
+@dataclass(frozen=True)
+class _Path:
+    """What the kernels of one scan share: the arguments that make the time steps, and the sizes."""
+
+    inputs: tuple[Tensor | None, ...]  # delta, proj, weight (K, R, D), bias, A (K, N, D), orders
+    sizes: dict[str, int]
+    images: int
+
+    @property
+    def paths(self) -> int:
+        return self.images * self.sizes["K"]
+
+    def chunks(self, chunk: int) -> int:
+        return triton.cdiv(self.sizes["T"], chunk)
+
+    def grid(self, chunk: int) -> Callable[[dict[str, int]], tuple[int, int]]:
+        return lambda meta: (self.chunks(chunk) * triton.cdiv(self.sizes["D"], meta["BLOCK"]), self.paths)
+
+    def per_direction(self, t: Tensor) -> bool:
+        """True for (B, K, L, D), False for a (B, [1,] L, D) that all directions share."""
+        return t.dim() == 4 and t.shape[1] == self.sizes["K"]
+
+    def states(self, source: Tensor, chunk: int, spans: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The states (B*K, chunks, N, D) that leave the chunks, and the time that each spans (B*K, chunks, D).
+
+        With those spans given, against time: the adjoints, from the gradient of y.
+        """
+        K, D, N = (self.sizes[name] for name in "KDN")
+        chunks, reverse = self.chunks(chunk), spans is not None
+        states = _empty(self.paths, chunks, N, D, like=source)
+        if spans is None:
+            spans = _empty(self.paths, chunks, D, like=source)
+        gpu_kernels.chunk_ends[self.grid(chunk)](
+            *(source, *self.inputs, states, spans),
+            **dict(**self.sizes, **FUSED, PER_K=self.per_direction(source), REVERSE=reverse, CHUNK=chunk),
+        )
+        gpu_kernels.chain[(N * triton.cdiv(D, BLOCK), self.paths)](
+            *(states, spans, self.inputs[4], chunks, K, D),
+            **dict(N=N, REVERSE=reverse, CHUNK=LINKS, BLOCK=BLOCK, **ONE_WARP),
+        )
+        return states, spans
+
+
+def _inverse(orders: Tensor, length: int) -> Inverse:
+    """Kept as long as the table lives, except for inference tensors: they hide whether they have been written to."""
+    version = -1 if orders.is_inference() else orders._version
+    known = _inverses.get(orders)
+    if known is not None and known[0] == version and known[1][1].shape[-1] == length + 1:
+        return known[1]
+    positions, visits = orders.sort(dim=-1, stable=True)
+    bounds = torch.arange(length + 1, dtype=orders.dtype, device=orders.device)
+    starts = torch.searchsorted(positions, bounds.expand(*orders.shape[:-1], -1).contiguous(), out_int32=True)
+    inverse = visits.int(), starts
+    if version >= 0:
+        _inverses[orders] = version, inverse
+    return inverse
+
+
+def _collect(steps: Tensor, inverse: Inverse, images: int, group: int, dtype: torch.dtype) -> Tensor:
+    """steps (parts, B*K, T, D) -> (B, K / group, L, D): parts and every `group` directions added up."""
+    visits, starts = inverse
+    parts, paths, T, D = steps.shape
+    K, length = paths // images, starts.shape[-1] - 1
+    out = torch.empty(images, K // group, length, D, dtype=dtype, device=steps.device)
+    gpu_kernels.collect[(triton.cdiv(length, ROWS) * triton.cdiv(D, BLOCK), paths // group)](
+        *(steps, visits, starts, out, parts, group, length, T, K, D),
+        **dict(PER_IMAGE=visits.dim() == 3, ROWS=ROWS, BLOCK=BLOCK, **ONE_WARP),
+    )
+    return out
+
+
+class _Scan(torch.autograd.Function):
+    """u, delta (B, K, L, D), or u (B, L, D) and no delta; proj (B, L, K, R+2N); the parameters of `ordered_scan`.
+
+    Returns (B, K, L, D) or, with `reduce`, (B, 1, L, D).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        u: Tensor,
+        delta: Tensor | None,
+        proj: Tensor,
+        dt_weight: Tensor | None,
+        dt_bias: Tensor | None,
+        A: Tensor,
+        D: Tensor | None,
+        orders: Tensor | None,
+        softplus: bool,
+        reduce: bool,
+    ) -> Tensor:
+        def plain(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.float().contiguous()
+
+        (K, channels, N), length = A.shape, u.shape[-2]
+        sizes = dict(
+            L=length,
+            T=length if orders is None else orders.shape[-1],
+            K=K,
+            D=channels,
+            N=N,
+            R=0 if dt_weight is None else dt_weight.shape[-1],
+            PER_IMAGE=orders is not None and orders.dim() == 3,
+            SOFTPLUS=softplus,
+        )
+        weight = None if dt_weight is None else dt_weight.transpose(1, 2)
+        delta = None if delta is None else delta.contiguous()
+        inputs = (delta, proj.contiguous(), plain(weight), plain(dt_bias), plain(A.transpose(1, 2)), orders)
+        u, skip = u.contiguous(), plain(D)
+        path = _Path(inputs, sizes, images=u.shape[0])
+
+        states, _ = path.states(u, CHUNK)
+        dtype = u.dtype if orders is None else torch.float32
+        steps = torch.empty(1, path.paths, sizes["T"], channels, dtype=dtype, device=u.device)
+        gpu_kernels.outputs[path.grid(CHUNK)](
+            *(u, *inputs, skip, states, steps),
+            **dict(**sizes, **FUSED, PER_K=path.per_direction(u), CHUNK=CHUNK),
+        )
+        inverse = None if orders is None else _inverse(orders, length)
+        ctx.save_for_backward(u, skip, *inputs, *(inverse or ()))
+        ctx.sizes = sizes
+        if inverse is None:
+            return steps.view(path.images, K, length, channels)
+        return _collect(steps, inverse, path.images, K if reduce else 1, u.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        u, skip, *rest = ctx.saved_tensors
+        inputs, inverse = tuple(rest[:6]), tuple(rest[6:])
+        delta, proj, weight, bias = inputs[:4]
+        path = _Path(inputs, ctx.sizes, images=u.shape[0])
+        images, grad = path.images, grads[0].contiguous()
+        K, T, D, N, R = (ctx.sizes[name] for name in "KTDNR")
+
+        # The states are computed again, in shorter chunks, rather than kept: they take more room than u.
+        states, spans = path.states(u, BACKWARD_CHUNK)
+        adjoints, _ = path.states(grad, BACKWARD_CHUNK, spans)
+        g_u = _empty(1, path.paths, T, D, like=u)
+        g_delta = None if delta is None else _empty(*delta.shape, like=u)
+        g_proj = _empty(triton.cdiv(D, BLOCK), path.paths, T, R + 2 * N, like=u)
+        g_parameters = _empty(images, K, path.chunks(BACKWARD_CHUNK), N + R + 2, D, like=u)
+        gpu_kernels.gradients[path.grid(BACKWARD_CHUNK)({"BLOCK": BLOCK})](
+            *(u, *inputs, skip, grad, states, adjoints, g_u, g_delta, g_proj, g_parameters),
+            **dict(PER_K=path.per_direction(u), GRAD_PER_K=path.per_direction(grad), **ctx.sizes),
+            **dict(CHUNK=BACKWARD_CHUNK, BLOCK=BLOCK, **ONE_WARP),
+        )
+        if inverse:
+            g_u = _collect(g_u, inverse, images, K, u.dtype)
+            g_proj = _collect(g_proj, inverse, images, 1, proj.dtype)
+        g_A, g_weight, g_bias, g_skip = g_parameters.sum((0, 2)).split([N, R, 1, 1], dim=1)
+        return (
+            g_u.view(u.shape).to(u.dtype),
+            None if g_delta is None else g_delta.to(delta.dtype),
+            g_proj.view(-1, images, K, proj.shape[1], R + 2 * N).sum(0).transpose(1, 2).to(proj.dtype),
+            None if weight is None else g_weight.transpose(1, 2),
+            None if bias is None else g_bias.squeeze(1),
+            g_A.transpose(1, 2),
+            None if skip is None else g_skip.squeeze(1),
+            *(None, None, None),
+        )
+
+
+def ordered_scan(
+    x: Tensor,
+    proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    orders: Tensor,
+    reduce: bool = True,
+) -> Tensor:
+    """See `mambair_cli.scan.ordered_scan`. Positions outside the map count as pads: to look would stall the GPU."""
+    orders = orders.to(x.device, torch.int32).contiguous()
+    with torch.cuda.device_of(x):
+        y = _Scan.apply(x, None, proj, dt_weight, dt_bias, A, D, orders, True, reduce)
+    return y.squeeze(1) if reduce else y
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> Tensor:
+    """See `mambair_cli.scan.selective_scan`."""
+    images, rows, length = u.shape
+    K = B.shape[1] if B.dim() == 4 else 1
+
+    def channel_last(t: Tensor) -> Tensor:  # (B, K*D, L) -> (B, K, L, D)
+        return t.unflatten(1, (K, rows // K)).transpose(2, 3)
+
+    def row(t: Tensor) -> Tensor:  # (B, [K,] N, L) -> (B, L, K, N)
+        return (t if t.dim() == 4 else t.unsqueeze(1)).permute(0, 3, 1, 2)
+
+    def grouped(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.reshape(K, rows // K)
+
+    with torch.cuda.device_of(u):
+        y = _Scan.apply(
+            *(channel_last(u), channel_last(delta), torch.cat([row(B), row(C)], dim=-1), None, grouped(delta_bias)),
+            *(A.reshape(K, rows // K, -1), grouped(D), None, delta_softplus, False),
+        )
+    return y.transpose(2, 3).reshape(images, rows, length)
