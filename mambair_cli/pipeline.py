@@ -80,6 +80,8 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
             except Unavailable:
                 outbox.collect(wait=True)
                 raise
+            except BrokenPipeError:  # nobody listens to the records any more
+                raise
             except MambairError as error:
                 outbox.put(job, Record(job.input, job.output, "failed", str(error)))
             except Exception as error:  # a picture that breaks a network must not break the batch

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from album import IPTC, XMP, cutout, encoded, exif, frames, photo, png_text, wide_gamut
+from album import IPTC, XMP, cutout, exif, frames, photo, png_text, wide_gamut
 from commands import Mambair, mambair
 from networks import identity, nearest
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageSequence
@@ -187,7 +187,9 @@ def test_transparent_animations_do_not_pile_up(tmp_path: Path, run: Mambair, x1:
     disc.putalpha(hard)
     moving = [ImageChops.offset(disc, 15 * index, 0) for index in range(3)]
     for name in ("a.gif", "a.webp", "a.png"):
-        moving[0].save(tmp_path / name, save_all=True, append_images=moving[1:], duration=100, disposal=2, lossless=True)
+        moving[0].save(
+            tmp_path / name, save_all=True, append_images=moving[1:], duration=100, disposal=2, lossless=True
+        )
         assert run("denoise", "--weights", x1, tmp_path / name).status == 0
         with Image.open(tmp_path / name.replace(".", "_denoised.")) as after:
             masks = [np.asarray(frame.convert("RGBA"))[..., 3] > 0 for frame in ImageSequence.Iterator(after)]
@@ -276,7 +278,14 @@ def test_heic_by_its_extra(tmp_path: Path, run: Mambair, x2: Path) -> None:
 # --- what a file carries besides its pixels ---------------------------------------------------------------------
 
 CARRIERS = {
-    "a.jpg": {"exif": exif(6), "xmp": XMP, "dpi": (300, 300), "comment": b"a wall", "extra": APP13, "icc_profile": P3},
+    "a.jpg": {
+        "exif": exif(6),
+        "xmp": XMP,
+        "dpi": (300, 300),
+        "comment": b"a wall",
+        "extra": APP13,
+        "icc_profile": P3,
+    },
     "a.png": {"exif": exif(6), "pnginfo": png_text(), "dpi": (300, 300), "icc_profile": P3},
     "a.webp": {"exif": exif(6), "xmp": XMP, "lossless": True, "icc_profile": P3},
     "a.tif": {"exif": exif(6).tobytes(), "dpi": (300, 300), "icc_profile": P3},
@@ -326,5 +335,7 @@ def facts(image: Image.Image) -> dict[str, Any]:
         "dpi": tuple(round(float(d)) for d in image.info.get("dpi", ())),
         "comment": image.info.get("comment"),
         "iptc": [data for name, data in getattr(image, "applist", ()) if name == "APP13"],
-        "text": {key: (str(v), getattr(v, "lang", "")) for key, v in getattr(image, "text", {}).items() if "xmp" not in key},
+        "text": {
+            key: (str(v), getattr(v, "lang", "")) for key, v in getattr(image, "text", {}).items() if "xmp" not in key
+        },
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -68,6 +69,7 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that it reads all the same
     try:
         app(args, prog_name="mambair")
         sys.exit(0)
