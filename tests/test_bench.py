@@ -1,0 +1,468 @@
+"""The benchmark: sets in every layout, downloads, runs that stop and go on, the published figures, the reports."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import server as servers
+from album import photo
+from browser import Browser
+from commands import Outcome, mambair
+from networks import identity, nearest
+from PIL import Image
+
+from mambair_cli import degradations, metrics
+from mambair_cli.bench import datasets
+from mambair_cli.bench.datasets import Degradation, Selection, known, load, scan
+from mambair_cli.bench.run import Watcher, measure, prepare
+from mambair_cli.errors import BadImage, Unavailable, UsageError
+from mambair_cli.restorer import load_model
+from mambair_cli.zoo import Protocol
+
+X2 = Degradation("upscale", 2)
+RAIN = Degradation("derain")
+NOISE = Degradation("denoise", sigma=25.0)
+SR, RGB, GREY = Protocol("y", 2), Protocol("rgb", 0), Protocol("gray", 0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three parts of a photo."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for n in range(3):
+        photo().crop((10 * n, 0, 10 * n + 41, 40)).save(folder / f"part{n}.png")
+    return folder
+
+
+@pytest.fixture
+def bench(capsysbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Outcome]:
+    return lambda *args: mambair("bench", *args, capture=capsysbinary)
+
+
+def put(path: Path, size: tuple[int, int] = (16, 12)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    photo().resize(size).save(path)
+
+
+# --- sets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clean", "degraded", "degradation"),
+    [
+        ("HR/baby.png", "LRx2/babyx2.png", X2),
+        ("HR/baby.png", "LR_bicubic/X2/babyx2.png", X2),
+        ("HR/baby.png", "LR_bicubic/X2/baby.png", X2),
+        ("HR/img2x3.png", "LR_bicubic/X2/img2x3x2.png", X2),
+        ("GTmod12/baby.png", "LRbicx2/baby.png", X2),
+        ("image_SRF_2/img_001_SRF_2_HR.png", "image_SRF_2/img_001_SRF_2_LR.png", X2),
+        ("norain/001.png", "rain/001.png", RAIN),
+        ("norain-001.png", "rain/X2/norain-001x2.png", RAIN),
+        ("norain-001.png", "rain-001.png", RAIN),
+        ("target/1.png", "input/1.png", RAIN),
+        ("HR/1.png", "LQ/1.png", RAIN),
+        ("clean/1.bmp", "noisy/1.png", Degradation("denoise", sigma="real")),
+        ("HR/a.png", "LQ_q10/a.jpg", Degradation("decompress", quality=10)),
+    ],
+)
+def test_usual_layouts(tmp_path: Path, clean: str, degraded: str, degradation: Degradation) -> None:
+    put(tmp_path / clean)
+    put(tmp_path / degraded)
+    (item,) = scan(tmp_path, degradation)
+    assert (item.truth, item.degraded, item.problem) == (tmp_path / clean, tmp_path / degraded, "")
+
+
+def test_order_is_natural_and_names_are_unique(tmp_path: Path) -> None:
+    for name in ("10.png", "9.png", "9.bmp", "a.png"):
+        put(tmp_path / name)
+    assert [item.name for item in scan(tmp_path, NOISE)] == ["9.bmp", "9.png", "10", "a"]
+
+
+def test_what_is_not_found_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="No pictures"):
+        scan(tmp_path, X2)
+    put(tmp_path / "HR" / "a.png")
+    assert scan(tmp_path, X2)[0].degraded is None  # made on the fly
+    with pytest.raises(Unavailable, match="only read") as refused:
+        scan(tmp_path, RAIN)
+    assert all(place in refused.value.hint for place in ("rain/", "input/", "LQ/"))
+    with pytest.raises(UsageError) as unknown:
+        load("Set55", X2)
+    assert "Set5" in unknown.value.hint
+    with pytest.raises(Unavailable, match="redistributed") as restricted:
+        load("manga109", X2)
+    assert "manga109.org" in restricted.value.hint
+
+
+def test_sets_are_found_by_any_spelling(tmp_path: Path) -> None:
+    assert [known(name) for name in ("b100", "BSDS100", "set14", "LIVE1", "nothing")] == [
+        "BSD100",
+        "BSD100",
+        "Set14",
+        "LIVE1",
+        None,
+    ]
+    put(tmp_path / "urban-100" / "HR" / "1.png")
+    found = load("Urban100", X2, root=tmp_path)
+    assert (found.name, len(found.items), found.size) == ("Urban100", 1, 100)
+
+
+def test_selection_is_reproducible(pictures: Path) -> None:
+    def names(select: Selection) -> list[str]:
+        return [item.name for item in load(str(pictures), X2, select=select).items]
+
+    assert names(Selection(2)) == ["part0", "part1"]
+    assert names(Selection(seed=1)) == names(Selection(seed=1))
+    assert len({tuple(names(Selection(seed=seed))) for seed in range(6)}) > 1
+    assert sorted(names(Selection(seed=1))) == names(Selection())
+
+
+# --- downloads -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch, pictures: Path):
+    """A set of three pictures on a local server, one of them in a folder with a space."""
+    with servers.Server() as server:
+        entries = []
+        for file in sorted(pictures.iterdir()):
+            path, body = f"HR (all)/{file.name}", file.read_bytes()
+            server.put(f"/HR%20%28all%29/{file.name}", body)
+            entries.append(["HR", path, len(body), hashlib.sha256(body).hexdigest()])
+        entry = {"task": "upscale", "base": server.url("/"), "files": entries}
+        monkeypatch.setattr(datasets, "registry", lambda: {"Toy": entry})
+        monkeypatch.setattr("mambair_cli.download.BACKOFF", 0.01)
+        server.entry = entry
+        yield server
+
+
+def test_a_set_is_fetched_once_and_only_what_is_missing(remote: Any, cache: Path) -> None:
+    two = load("toy", X2, select=Selection(2), quiet=True)
+    assert (len(two.items), two.size, len(remote.requests)) == (2, 3, 2)
+    assert all(metrics.psnr(datasets.read(i.truth, False), datasets.read(i.truth, False)) > 99 for i in two.items)
+    load("toy", X2, quiet=True)
+    assert len(remote.requests) == 3
+    assert len(load("toy", X2, offline=True).items) == 3
+    assert len(list((cache / "datasets" / "Toy" / "HR").glob("*.png"))) == 3
+
+
+def test_an_interrupted_download_goes_on(remote: Any) -> None:
+    path = "/HR%20%28all%29/part0.png"
+    remote.put(path, remote.files[path], servers.cut(100))
+    load("toy", X2, quiet=True)
+    ranges = [headers.get("Range") for asked, headers in remote.requests if asked == path]
+    assert ranges == [None, "bytes=100-"]
+
+
+def test_a_wrong_or_missing_file_is_refused(remote: Any, cache: Path) -> None:
+    good = remote.entry["files"][1][3]
+    remote.entry["files"][1][3] = "0" * 64
+    with pytest.raises(Unavailable, match=r"part1\.png"):
+        load("toy", X2, select=Selection(2), quiet=True)
+    assert not (cache / "datasets" / "Toy" / "HR" / "part1.png").exists()
+    remote.entry["files"][1][3] = good
+    del remote.files["/HR%20%28all%29/part2.png"]
+    with pytest.raises(Unavailable, match=r"part2\.png"):
+        load("toy", X2, quiet=True)
+    with pytest.raises(Unavailable, match=r"part2\.png"):
+        load("toy", X2, offline=True)
+
+
+def test_pinned_sets_are_well_described() -> None:
+    for name, entry in datasets.registry().items():
+        assert entry["task"] in ("upscale", "denoise", "derain", "decompress")
+        assert ("files" in entry) != ("source" in entry)
+        for role, path, size, sha256 in entry.get("files", ()):
+            assert role in ("HR", "LQ", "LRx2", "LRx3", "LRx4"), (name, path)
+            assert (size > 0, len(sha256)) == (True, 64)
+    counts = {
+        name: sum(file[0] == "HR" for file in entry.get("files", ())) for name, entry in datasets.registry().items()
+    }
+    assert (counts["Set5"], counts["Set14"], counts["BSD100"], counts["Urban100"]) == (5, 14, 100, 100)
+    assert (counts["CBSD68"], counts["Kodak24"], counts["McMaster"]) == (68, 24, 18)
+    assert (counts["Classic5"], counts["LIVE1"], counts["Rain100L"]) == (5, 29, 100)
+
+
+# --- published starting points -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "degradation", "protocol", "expected"),
+    [
+        ("Set5", Degradation("upscale", 2), Protocol("y", 2), 33.68),
+        ("Set5", Degradation("upscale", 3), Protocol("y", 3), 30.40),
+        ("Set5", Degradation("upscale", 4), Protocol("y", 4), 28.43),
+        ("Set14", Degradation("upscale", 2), Protocol("y", 2), 30.33),
+        ("Set14", Degradation("upscale", 3), Protocol("y", 3), 27.63),
+        ("Set14", Degradation("upscale", 4), Protocol("y", 4), 26.09),
+        ("Classic5", Degradation("decompress", quality=10), GREY, 27.82),
+        ("LIVE1", Degradation("decompress", quality=10), GREY, 27.77),
+        ("Rain100L", RAIN, Protocol("y", 0, rounding="luma"), 26.49),
+        ("CBSD68", NOISE, RGB, 20.17),
+    ],
+)
+def test_doing_nothing_scores_as_published(
+    shared: Path, name: str, degradation: Degradation, protocol: Protocol, expected: float
+) -> None:
+    values = []
+    for item in load(name, degradation, root=shared / "data").items:
+        pair = prepare(item, degradation, protocol)
+        values.append(
+            metrics.psnr(
+                pair.before,
+                pair.truth,
+                channel=protocol.channel,
+                crop=protocol.crop,
+                round_luma=protocol.rounding == "luma",
+            )
+        )
+    assert np.mean(values) == pytest.approx(expected, abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "psnr", "ssim"), [("Set5", 32.54, 0.8990), ("Set14", 28.90, 0.7888)])
+def test_real_checkpoint_scores_as_the_published_code(
+    shared: Path, bench: Callable[..., Outcome], name: str, psnr: float, ssim: float
+) -> None:
+    weights = shared / "weights" / "mambairv2_light_x4.pth"
+    outcome = bench(
+        *("--dataset", name, "-m", "mambairv2-light-x4-ntire", "--weights", weights),
+        *("--data-root", shared / "data", "--json", "--device", "cpu", "--precision", "fp32"),
+    )
+    assert outcome.status == 0, outcome.err
+    record = json.loads(outcome.out)
+    assert record["mean"]["psnr"] == pytest.approx(psnr, abs=0.01)
+    assert record["mean"]["ssim"] == pytest.approx(ssim, abs=0.0003)
+    assert record["published"]["psnr"] == psnr
+    assert record["protocol"]["channel"] == "y"
+    assert record["protocol"]["crop"] == 4
+
+
+# --- runs ----------------------------------------------------------------------------------------------------
+
+
+def test_broken_pairs_are_reported_and_do_not_count(tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+    folder = tmp_path / "set"
+    for name in ("a", "b", "c", "d"):
+        put(folder / "HR" / f"{name}.png", (40, 36))
+        put(folder / "LRx2" / f"{name}x2.png", (20, 18))
+    (folder / "LRx2" / "bx2.png").unlink()
+    (folder / "HR" / "c.png").write_bytes(b"not a picture")
+    put(folder / "LRx2" / "dx2.png", (19, 18))
+    outcome = bench("-d", folder, "--weights", nearest(tmp_path / "net.pth"), "--json")
+    assert outcome.status == 1
+    record = json.loads(outcome.out)
+    errors = {image["name"]: image["error"] for image in record["images"]}
+    assert errors["a"] is None
+    assert "no degraded picture" in errors["b"]
+    assert "LRx2" in errors["b"]
+    assert errors["c"]
+    assert "19x18" in errors["d"] or "38x36" in errors["d"]
+    assert (record["measured"], record["of"]) == (1, 4)
+    assert record["mean"]["psnr"] == record["images"][0]["psnr"]
+
+
+def test_record_keeps_its_contract(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+    outcome = bench("-d", pictures, "--weights", nearest(tmp_path / "net.pth"), "--json", "-q")
+    record = json.loads(outcome.out)
+    assert outcome.err == ""
+    contract = "schema dataset model protocol images mean baseline published environment"
+    assert set(contract.split()) <= set(record)
+    assert record["schema"] == 1
+    assert record["dataset"] == "pictures"
+    assert record["published"] is None
+    for image in record["images"]:
+        assert {"name", "psnr", "ssim", "seconds"} <= set(image)
+    truth = np.array(photo().crop((0, 0, 40, 40)))
+    small = degradations.downscale(truth, 2)
+    expected = metrics.psnr(small.repeat(2, 0).repeat(2, 1), truth, crop=record["protocol"]["crop"])
+    assert record["images"][0]["psnr"] == pytest.approx(expected, abs=0.01)
+    expected = metrics.ssim(degradations.bicubic(small, (40, 40)), truth, crop=record["protocol"]["crop"])
+    assert record["images"][0]["baseline"]["ssim"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_stopped_run_goes_on(pictures: Path, tmp_path: Path) -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.restorer, self.calls = load_model(weights=nearest(tmp_path / "net.pth")), 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.restorer, name)
+
+        def restore(self, lq: Any) -> Any:
+            self.calls += 1
+            return self.restorer.restore(lq)
+
+    def stop(image: Any) -> None:
+        raise KeyboardInterrupt
+
+    found = load(str(pictures), X2)
+    first = Counting()
+    with pytest.raises(KeyboardInterrupt):
+        measure(first, found, X2, watcher=Watcher(step=stop))
+    assert first.calls < 3
+    second = Counting()
+    resumed = measure(second, found, X2)
+    assert first.calls + second.calls == 3
+    third = Counting()
+    assert measure(third, found, X2) == resumed
+    assert third.calls == 0
+
+    photo().crop((3, 3, 44, 43)).save(pictures / "part1.png")  # another picture now
+    fourth = Counting()
+    changed = measure(fourth, found, X2)
+    assert fourth.calls == 1
+    assert changed.images[1].score != resumed.images[1].score
+    assert changed.images[0] == resumed.images[0]
+
+    fifth = Counting()
+    assert [i.score for i in measure(fifth, found, X2, fresh=True).images] == [i.score for i in changed.images]
+    assert fifth.calls == 3
+
+
+def test_levels_and_channels_follow_the_model(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+    noise = json.loads(bench("-d", pictures, "--weights", identity(tmp_path / "a.pth"), "--json", "--limit", 1).out)
+    assert (noise["task"], noise["degradation"], noise["protocol"]["channel"]) == ("denoise", "noise 25", "rgb")
+    # the network changes nothing but what lies outside of [0, 1], which its result cannot hold
+    assert 20.0 < noise["baseline"]["psnr"] < noise["mean"]["psnr"] < 22.0
+    jpeg = json.loads(
+        bench(
+            "-d", pictures, "--weights", identity(tmp_path / "b.pth", 1), "--json", "--quality", 30, "--limit", 1
+        ).out
+    )
+    assert (jpeg["degradation"], jpeg["protocol"]["channel"]) == ("JPEG 30", "gray")
+    assert jpeg["mean"] == pytest.approx(jpeg["baseline"], abs=0.01)
+
+
+def test_options_that_make_no_sense(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+    net = nearest(tmp_path / "net.pth")
+    for wrong in (
+        [],
+        ["-d", "Set55", "-m", "light"],
+        ["-d", pictures],
+        ["-d", pictures, "--weights", net, "--sigma", "25"],
+        ["-d", pictures, "--weights", net, "-m", "light", "-m", "base"],
+        ["-d", pictures, "--sigma", "loud"],
+        ["-d", pictures, "--weights", net, "--report", "a.pdf"],
+    ):
+        outcome = bench(*wrong)
+        assert outcome.status == 2, (wrong, outcome)
+        assert outcome.out == b""
+    assert bench("-d", "Manga109", "--weights", net).status == 3
+
+
+def test_published_code_reads_grey_pictures_as_colour(tmp_path: Path) -> None:
+    photo("L").save(tmp_path / "grey.png")
+    (item,) = scan(tmp_path, X2)
+    assert prepare(item, X2, SR).truth.shape[2] == 3
+    assert prepare(item, Degradation("decompress", quality=10), GREY).truth.ndim == 2
+    Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "grey.png")
+    with pytest.raises(BadImage, match="8 bits"):
+        prepare(item, X2, SR)
+
+
+# --- reports -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reports(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> Path:
+    """Reports of all kinds over one set, one picture of which is broken."""
+    (pictures / "part9 <i>.png").write_bytes(b"")
+    folder = tmp_path / "reports"
+    kinds = [argument for kind in ("html", "md", "csv", "json") for argument in ("--report", folder / f"a.{kind}")]
+    outcome = bench("-d", pictures, "--weights", nearest(tmp_path / "net.pth"), "--save", folder / "saved", *kinds)
+    assert outcome.status == 1
+    assert b"3 of 4 images" in outcome.out
+    assert b"part9" in outcome.out
+    return folder
+
+
+def test_reports_agree(reports: Path) -> None:
+    record = json.loads((reports / "a.json").read_text())
+    rows = list(csv.DictReader((reports / "a.csv").open()))
+    assert [row["image"] for row in rows] == [image["name"] for image in record["images"]]
+    assert [float(row["psnr"] or 0) for row in rows] == [image["psnr"] or 0 for image in record["images"]]
+    text = (reports / "a.md").read_text()
+    assert f"{record['mean']['psnr']:.2f}" in text
+    assert "BT.601" in text
+    assert record["environment"]["sha256"] in text
+    saved = sorted(path.name for path in (reports / "saved" / "pictures-x2" / "net").iterdir())
+    assert saved == ["part0.png", "part1.png", "part2.png"]
+
+
+def test_page_in_a_browser(reports: Path, browser: Browser) -> None:
+    browser.screen(1000, 900)
+    browser.open(reports / "a.html")
+    assert browser.script("[...document.images].every(i => i.complete && i.naturalWidth === 40)")
+    assert browser.script("document.querySelectorAll('.slider').length") == 2 * 3  # pictures and their errors
+    assert browser.script("document.querySelectorAll('svg.plot circle').length") >= 6
+    assert browser.script("document.querySelector('p.bad').textContent").startswith("part9 <i>")
+
+    column = "[...document.querySelectorAll('.sortable tbody tr')].map(r => Number(r.cells[5].textContent))"
+    gains = browser.script(column)
+    browser.click(".sortable th:nth-child(6) button")
+    assert browser.script(column) == sorted(gains, reverse=True)
+    browser.click(".sortable th:nth-child(6) button")
+    assert browser.script(column) == sorted(gains)
+
+    browser.drag(".handle", 100)
+    assert float(browser.script("document.querySelector('.handle').getAttribute('aria-valuenow')")) > 60
+    assert browser.complaints() == []
+    browser.screen(375, 667, phone=True)
+    assert browser.script("document.documentElement.scrollWidth") <= 375
+    browser.screen(1000, 900)
+
+
+def test_several_models_share_a_table(
+    pictures: Path, tmp_path: Path, bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo = tmp_path / "zoo.toml"
+    model = """
+[models.net-{0}]
+family = "mambair"
+arch = "mambair"
+task = "upscale"
+scale = 2
+protocol = "sr"
+params = 1
+source.filename = "net.pth"
+published = {{ Set5 = [{0}, 0.9] }}
+kwargs.upscale = 2
+kwargs.embed_dim = 30
+kwargs.d_state = 1
+kwargs.depths = [1]
+kwargs.mlp_ratio = 1.2
+kwargs.upsampler = "pixelshuffledirect"
+"""
+    protocol = '[protocols.sr]\nchannel = "y"\ncrop = "scale"\n'
+    zoo.write_text(model.format(20) + model.format(60) + protocol)
+    monkeypatch.setenv("MAMBAIR_ZOO", str(zoo))
+    (tmp_path / "cache").mkdir()
+    nearest(tmp_path / "cache" / "net.pth")
+    for n in range(5):
+        put(tmp_path / "data" / "set5" / "HR" / f"{n}.png", (48, 40))
+    outcome = bench(
+        *("-m", "net-20", "-m", "net-60", "-d", "Set5", "-d", pictures, "--data-root", tmp_path / "data"),
+        *("--report", tmp_path / "a.html"),
+    )
+    assert outcome.status == 0, outcome.err
+    table = outcome.out.decode()
+    assert all(
+        name in table for name in ("net-20", "net-60", "Set5", "pictures", "published 20.00", "published 60.00")
+    )
+    page = (tmp_path / "a.html").read_text()
+    assert "Speed and quality on Set5" in page
+    assert page.count("<section>") == 4
