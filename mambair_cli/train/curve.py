@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 
 from mambair_cli import files
@@ -30,7 +32,7 @@ def write(path: Path, title: str, points: Sequence[Point], baseline: float) -> N
         ends = f"{place((0, value))} {place((last, value))}"
         return f'<polyline points="{ends}" fill="none" stroke="{colour}" stroke-dasharray="{dash}"/>'
 
-    parts = [text(WIDTH / 2, 22, title)]
+    parts = [text(WIDTH / 2, 22, escape(title))]
     for value in _ticks(low, high):
         parts += [
             across(value, "#ddd", "1"),
@@ -51,9 +53,7 @@ def write(path: Path, title: str, points: Sequence[Point], baseline: float) -> N
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About six round numbers between `low` and `high`."""
-    step = 10.0 ** len(str(int(high - low)))
-    while (high - low) / step < 4:
-        step /= 2 if str(step).strip("0.")[0] in "14" else 2.5
-    first = int(-(-low // step))
-    return [n * step for n in range(first, int(high // step) + 1)]
+    """Three to eight multiples of 1, 2 or 5 times a power of ten between `low` and `high`."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(factor * power for factor in (1, 2, 5) if factor * power <= (high - low) / 3)
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]

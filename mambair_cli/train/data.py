@@ -32,8 +32,8 @@ from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.train.recipe import Recipe
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
-RAIN_LAYERS = 192  # drawn once: drawing one takes longer than a training step
-RAIN_SIDE = 448
+RAIN_LAYERS = 128  # drawn once: drawing one takes longer than a training step
+RAIN_SIDE = 256  # at least
 # Pixels of the network's input that a patch is wider than what is kept of it: room to shift the grid of JPEG blocks
 # (16 for 4:2:0), and real surroundings for blur and resizing.
 MARGIN = {"jpeg": 16, "realistic": 16}
@@ -54,15 +54,15 @@ class Files:
 def find(folders: Sequence[Path], validation: Sequence[Path], held_out: int) -> Files:
     """The pictures below the folders. Without folders for validation, `held_out` originals are set aside.
 
-    All crops of one original stay together, and the first of each that is set aside is measured: `manifest.json` in
-    a folder tells which belong together ("file", "original"), else the file's name without a trailing "-00" or
-    "_s001". Which originals are held out depends on their names only. Raises Unavailable if too few are there.
+    All crops of one original stay together, and the first of each that is set aside is measured. `manifest.json` in
+    a folder tells which belong together ("file", "original"), or else names that differ in "_s001" only, as those of
+    BasicSR's crops. Which are held out depends on their names alone. Raises Unavailable if too few are there.
     """
     groups: dict[str, list[Path]] = {}
     for folder in folders:
         originals = _originals(folder)
         for path in _pictures(folder):
-            name = originals.get(path.name) or re.sub(r"[-_]s?\d{2,}$", "", path.stem)
+            name = originals.get(path.name) or re.sub(r"_s\d{3}$", "", path.stem)
             groups.setdefault(name, []).append(path)
     kept = [path for folder in validation for path in _pictures(folder)]
     if not validation:
@@ -216,13 +216,13 @@ def degradation(recipe: Recipe) -> Degradation:
         streaks = layer if hq.ndim == 2 else layer[..., None]
         return np.minimum(hq, 255 - streaks) + streaks, hq
 
-    layers = rain_layers(recipe.training.seed) if data.degradation == "rain" else []
+    layers = rain_layers(recipe.training.seed, max(RAIN_SIDE, data.patch)) if data.degradation == "rain" else []
     return {"noise": noise, "jpeg": jpeg, "realistic": realistic, "rain": rain}[data.degradation]
 
 
-def rain_layers(seed: int) -> list[Bytes]:
-    """Rain on black: (448, 448), to be added to pictures."""
-    black = np.zeros((RAIN_SIDE, RAIN_SIDE), np.uint8)
+def rain_layers(seed: int, side: int) -> list[Bytes]:
+    """Rain on black: (side, side), to be added to pictures."""
+    black = np.zeros((side, side), np.uint8)
     seeds = [np.random.default_rng((seed, i)) for i in range(RAIN_LAYERS)]
     return store(_threaded(lambda rng: degradations.rain(black, rng), seeds))
 

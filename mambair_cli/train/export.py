@@ -37,9 +37,8 @@ def export(
     dtype = torch.float16 if keep_half else torch.float32
     arch, kwargs = recipe.arguments()
     told = {"arch": arch, "kwargs": kwargs, "task": recipe.task, "scale": recipe.scale}
-    metadata = {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
     tensors: dict[str, Tensor] = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in exact.items()}
-    content = save(tensors, {"format": "pt", **metadata})
+    content = save(tensors, {"mambair": json.dumps(told)})  # one entry: the order of several is left to chance
     card = {
         "schema": 1,
         "file": path.name,

@@ -182,14 +182,15 @@ def schedule(training: Training, progress: float) -> float:
 
 
 def validate(network: nn.Module, recipe: Recipe, pairs: Sequence[Pair], device: torch.device) -> float:
-    """Mean PSNR in dB of the results, rounded to 8 bits, in float32."""
+    """Mean PSNR in dB of the results, computed in float32 and rounded to 8 bits; NaN where one is not finite."""
     training = network.training
     network.eval()
     scores = []
     with torch.inference_mode():
         for lq, hq in pairs:
-            result = network(lq.to(device))[0].float().cpu()
-            scores.append(score(metrics.to_uint8(result.permute(1, 2, 0).numpy()), hq, recipe))
+            result = network(lq.to(device))[0].permute(1, 2, 0).float().cpu().numpy()
+            clean = np.isfinite(result).all()
+            scores.append(score(metrics.to_uint8(result), hq, recipe) if clean else math.nan)
     network.train(training)
     return float(np.mean(scores))
 
