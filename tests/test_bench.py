@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -401,6 +402,33 @@ def test_reports_agree(reports: Path) -> None:
     assert record["environment"]["sha256"] in text
     saved = sorted(path.name for path in (reports / "saved" / "pictures-x2" / "net").iterdir())
     assert saved == ["part0.png", "part1.png", "part2.png"]
+
+
+def test_perceptual_metrics_are_an_extra(
+    pictures: Path, tmp_path: Path, bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("-d", pictures, "--weights", nearest(tmp_path / "net.pth"), "--perceptual")
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # as if it were not installed
+    outcome = bench(*arguments)
+    assert outcome.status == 2
+    assert "mambair[perceptual]" in outcome.err
+
+    def distances(restored: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+        return {"lpips": float(np.abs(restored.astype(float) - truth).mean()), "dists": 0.25}
+
+    monkeypatch.setattr("mambair_cli.bench.run.Perceptual", lambda: distances)
+    kinds = [argument for kind in ("html", "md", "csv") for argument in ("--report", tmp_path / f"a.{kind}")]
+    record = json.loads(bench(*arguments, "--json", *kinds).out)
+    assert record["protocol"]["perceptual"].startswith("LPIPS")
+    assert record["mean"]["dists"] == 0.25
+    assert record["mean"]["lpips"] == pytest.approx(np.mean([image["lpips"] for image in record["images"]]))
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [float(row["lpips"]) for row in rows] == [image["lpips"] for image in record["images"]]
+    for kind in ("html", "md"):
+        text = (tmp_path / f"a.{kind}").read_text()
+        assert "LPIPS" in text
+        assert all(f"{image['lpips']:.4f}" in text for image in record["images"])
+    assert b"LPIPS" in bench(*arguments).out
 
 
 def test_page_in_a_browser(reports: Path, browser: Browser) -> None:

@@ -301,6 +301,11 @@ def _fetch(
         try:
             for done in track(fetched, f"Fetching {name}", console=console, disable=not console.is_terminal):
                 done.result()
+        except Unavailable as error:
+            raise Unavailable(
+                f"{name} cannot be fetched. {error.message}",
+                f"Run it again to go on, or pass --data-root with a folder that holds {name}/.\n{error.hint}",
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
     return Dataset(name, folder, items, len(truths))

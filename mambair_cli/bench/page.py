@@ -42,8 +42,9 @@ def representative(images: Sequence[Measured]) -> list[tuple[str, Measured]]:
     return [(picked[image.name], image) for image in ranked if image.name in picked]
 
 
-def _summary(results: Iterable[Result]) -> str:
-    heads = ("Model", "Set", "Input", "PSNR", "SSIM", "Published", "Δ", "Do nothing", "Gain", "s/image", "Images")
+def _summary(results: Sequence[Result]) -> str:
+    heads = ["Model", "Set", "Input", "PSNR", "SSIM", "Published", "Δ", "Do nothing", "Gain", "s/image", "Images"]
+    heads += ["LPIPS", "DISTS"][: len(distances(results[0].mean))]
     rows = []
     for r in results:
         mean, baseline, published = r.mean, r.baseline, r.published
@@ -51,10 +52,10 @@ def _summary(results: Iterable[Result]) -> str:
         gain = mean.psnr - baseline.psnr if mean and baseline else None
         rows.append(
             [
-                escape(r.model), escape(r.dataset.name), escape(str(r.degradation)), *_cells(mean),
-                " / ".join(filter(None, _cells(published))), _delta(delta, -0.05),
-                " / ".join(filter(None, _cells(baseline))), _delta(gain, 0.0),
-                f"{r.seconds:.2f}", f"{len(r.measured)}/{r.dataset.size}",
+                escape(r.model), escape(r.dataset.name), escape(str(r.degradation)), *cells(mean),
+                " / ".join(filter(None, cells(published))), _delta(delta, -0.05),
+                " / ".join(filter(None, cells(baseline))), _delta(gain, 0.0),
+                f"{r.seconds:.2f}", f"{len(r.measured)}/{r.dataset.size}", *distances(mean),
             ]
         )  # fmt: skip
     return _table(heads, rows)
@@ -73,10 +74,11 @@ def _section(result: Result) -> str:
 
 
 def _images(result: Result) -> str:
-    heads = ("Picture", "PSNR", "SSIM", "PSNR before", "SSIM before", "Gain", "Seconds", "Size")
+    heads = ["Picture", "PSNR", "SSIM", "PSNR before", "SSIM before", "Gain", "Seconds", "Size"]
+    heads += ["LPIPS", "DISTS"][: len(distances(result.mean))]
     rows = [
-        [escape(i.name), *_cells(i.score), *_cells(i.baseline), signed(i.gain), f"{i.seconds:.2f}",
-         f"{i.width}x{i.height}"]
+        [escape(i.name), *cells(i.score), *cells(i.baseline), signed(i.gain), f"{i.seconds:.2f}",
+         f"{i.width}x{i.height}", *distances(i.score)]
         for i in result.measured
     ]  # fmt: skip
     failed = "".join(f'<p class="bad">{escape(i.name)}: {escape(i.error)}</p>' for i in result.failed)
@@ -115,10 +117,17 @@ def _facts(record: Mapping[str, Any]) -> str:
     return f"<dl>{''.join(rows)}</dl>"
 
 
-def _cells(score: Score | None) -> list[str]:
+def cells(score: Score | None) -> list[str]:
+    """PSNR with two digits and SSIM with four, as papers print them."""
     if score is None:
         return ["", ""]
     return [f"{score.psnr:.2f}", "" if score.ssim is None else f"{score.ssim:.4f}"]
+
+
+def distances(score: Score | None) -> list[str]:
+    """LPIPS and DISTS, if they were measured."""
+    values = (score.lpips, score.dists) if score else ()
+    return [f"{value:.4f}" for value in values if value is not None]
 
 
 def signed(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,10 +16,21 @@ from mambair_cli.zoo import ModelSpec
 
 @dataclass(frozen=True)
 class Score:
-    """PSNR in dB and SSIM, which some publish without."""
+    """PSNR in dB and SSIM, which some publish without; LPIPS and DISTS where they were asked for."""
 
     psnr: float
     ssim: float | None
+    lpips: float | None = None
+    dists: float | None = None
+
+    @classmethod
+    def mean(cls, scores: Sequence[Score]) -> Score | None:
+        """Over pictures, of what all of them have; None of none."""
+        if not scores:
+            return None
+        columns = {field.name: [getattr(score, field.name) for score in scores] for field in fields(cls)}
+        means: dict[str, Any] = {key: None if None in column else fmean(column) for key, column in columns.items()}
+        return cls(**means)
 
 
 @dataclass(frozen=True)
@@ -74,12 +85,12 @@ class Result:
 
     @property
     def mean(self) -> Score | None:
-        return _mean([image.score for image in self.images if image.score])
+        return Score.mean([image.score for image in self.images if image.score])
 
     @property
     def baseline(self) -> Score | None:
         """The mean of doing nothing, over the same pictures."""
-        return _mean([image.baseline for image in self.images if image.baseline])
+        return Score.mean([image.baseline for image in self.images if image.baseline])
 
     @property
     def seconds(self) -> float:
@@ -102,6 +113,7 @@ class Result:
             "y": "ITU-R BT.601 studio swing" if own.channel == "y" else None,
             "psnr": "peak 255, mean over pictures",
             "ssim": "Gaussian 11x11, sigma 1.5, valid area, mean over channels",
+            "perceptual": "LPIPS (VGG) and DISTS on RGB, nothing cropped" if self.environment["perceptual"] else None,
             "input": self.degradation.describe(self.dataset.read),
             "tile": self.environment["tile"],
             "ensemble": self.environment["ensemble"],
@@ -141,10 +153,3 @@ class Journal:
 
     def clear(self) -> None:
         self.file.unlink(missing_ok=True)
-
-
-def _mean(scores: Sequence[Score]) -> Score | None:
-    if not scores:
-        return None
-    ssims = [score.ssim for score in scores if score.ssim is not None]
-    return Score(fmean(score.psnr for score in scores), fmean(ssims) if ssims else None)

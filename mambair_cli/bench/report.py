@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from mambair_cli import files
-from mambair_cli.bench.page import html, signed
+from mambair_cli.bench.page import cells, distances, html, signed
 from mambair_cli.bench.records import Result, Score
 from mambair_cli.errors import UsageError
 
 SUFFIXES = (".html", ".md", ".csv", ".json")
 COLUMNS = (
     *("dataset", "degradation", "model", "image", "width", "height"),
-    *("psnr", "ssim", "baseline_psnr", "baseline_ssim", "seconds", "error"),
+    *("psnr", "ssim", "lpips", "dists", "baseline_psnr", "baseline_ssim", "baseline_lpips", "baseline_dists"),
+    *("seconds", "error"),
 )
 CLOSE = 0.05  # dB that rounding, other hardware and random routing may cost against a published score
 
@@ -79,14 +81,22 @@ def documents(results: Sequence[Result]) -> str:
 def table_csv(results: Sequence[Result]) -> str:
     """One line for each picture."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for result in results:
         for image in result.images:
-            scores = [*_numbers(image.score).values(), *_numbers(image.baseline).values()]
-            size = [image.width or None, image.height or None]
-            row = [result.dataset.name, result.degradation, result.model, image.name, *size, *scores]
-            writer.writerow([*row, image.seconds if image.score else None, image.error])
+            row = {
+                "dataset": result.dataset.name,
+                "degradation": result.degradation,
+                "model": result.model,
+                "image": image.name,
+                "error": image.error,
+            }
+            if image.score:
+                row |= {"width": image.width, "height": image.height, "seconds": image.seconds}
+                row |= _numbers(image.score)
+                row |= {f"baseline_{key}": value for key, value in _numbers(image.baseline).items()}
+            writer.writerow(row)
     return stream.getvalue()
 
 
@@ -100,13 +110,14 @@ def markdown(results: Sequence[Result]) -> str:
     for result in results:
         title = f"{result.model} on {result.dataset.name}, {result.degradation}"
         rows = (
-            [i.name, *_cells(i.score), *_cells(i.baseline), f"{i.gain:+.2f}", f"{i.seconds:.2f}"]
+            [i.name, *cells(i.score), *cells(i.baseline), signed(i.gain), f"{i.seconds:.2f}", *distances(i.score)]
             if i.score
             else [i.name, f"failed: {i.error}", *[""] * 5]
             for i in result.images
         )
         lines += ["", f"## {title}", "", *_listed(result.protocol), ""]
-        lines += _grid(["image", "PSNR", "SSIM", "PSNR before", "SSIM before", "gain", "s"], rows)
+        heads = ["image", "PSNR", "SSIM", "PSNR before", "SSIM before", "gain", "s", "LPIPS", "DISTS"]
+        lines += _grid(heads[: 7 + len(distances(result.mean))], rows)
         lines += ["", "Environment:", "", *_listed(result.environment)]
     return "\n".join(lines) + "\n"
 
@@ -148,6 +159,8 @@ def _cell(result: Result) -> Text:
     if result.mean is None or result.baseline is None:
         return Text("failed", "red")
     cell = Text(_pair(result.mean), "bold")
+    if perceptual := distances(result.mean):
+        cell.append(f"\nLPIPS {perceptual[0]}, DISTS {perceptual[1]}", "not bold")
     if result.published:
         cell.append(f"\npublished {_pair(result.published)} ", "not bold")
         if result.complete:
@@ -176,7 +189,7 @@ def _identity(result: Result) -> list[str]:
 
 def _means(result: Result) -> list[str]:
     return [
-        *_cells(result.mean),
+        *cells(result.mean),
         _pair(result.published),
         _pair(result.baseline),
         f"{result.seconds:.2f}",
@@ -184,18 +197,15 @@ def _means(result: Result) -> list[str]:
     ]
 
 
-def _cells(score: Score | None) -> list[str]:
-    psnr, ssim = _numbers(score).values()
-    return ["" if psnr is None else f"{psnr:.2f}", "" if ssim is None else f"{ssim:.4f}"]
-
-
 def _pair(score: Score | None) -> str:
-    return "/".join(filter(None, _cells(score)))
+    return "/".join(filter(None, cells(score)))
 
 
 def _numbers(score: Score | None) -> dict[str, float | None]:
-    values = {"psnr": score.psnr if score else None, "ssim": score.ssim if score else None}
-    return {key: value if value is not None and math.isfinite(value) else None for key, value in values.items()}
+    """JSON's numbers: null for what is missing or not finite; LPIPS and DISTS only if they were measured."""
+    values = asdict(score) if score else {"psnr": None, "ssim": None}
+    finite = {key: value if value is not None and math.isfinite(value) else None for key, value in values.items()}
+    return {key: value for key, value in finite.items() if value is not None or key in ("psnr", "ssim")}
 
 
 def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

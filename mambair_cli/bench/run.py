@@ -19,6 +19,7 @@ from PIL import Image
 
 from mambair_cli import __version__, checkpoints, degradations, metrics
 from mambair_cli.bench.datasets import Dataset, Degradation, Item, read
+from mambair_cli.bench.perceptual import Perceptual
 from mambair_cli.bench.plan import degradation_of
 from mambair_cli.bench.records import Journal, Measured, Result, Score
 from mambair_cli.errors import BadImage, MambairError
@@ -54,15 +55,17 @@ def measure(
     save: Path | None = None,
     keep: bool = False,
     fresh: bool = False,
+    perceptual: bool = False,
     watcher: Watcher = Watcher(),
 ) -> Result:
     """Restore and measure every picture of the set; one that fails is reported and does not count.
 
     Scores go to a journal in the cache as they come; the same call again takes them from there, unless `fresh`.
     Restored pictures go to `save`, or with `keep` beside the journal. The next picture is read and degraded, and
-    the last one scored, while the network is at work.
+    the last one scored, while the network is at work. `perceptual` adds LPIPS and DISTS.
     """
-    protocol, environment = restorer.spec.protocol, describe(restorer)
+    protocol, environment = restorer.spec.protocol, describe(restorer) | {"perceptual": perceptual}
+    distances = Perceptual() if perceptual else None
     identity = {key: value for key, value in environment.items() if key not in TIMES_ONLY}
     identity |= {"dataset": dataset.name, "degradation": str(degradation), "protocol": asdict(protocol)}
     journal = Journal(checkpoints.cache_dir(), identity)
@@ -85,7 +88,7 @@ def measure(
 
     def finish(item: Item, pair: Pair, restored: NDArray[np.float32], seconds: float) -> Measured:
         try:
-            image = _score(item, pair, restored, protocol, seconds)
+            image = _score(item, pair, restored, protocol, seconds, distances)
         except ValueError as error:
             return Measured(item.name, error=str(error))
         if pictures:
@@ -188,7 +191,14 @@ def describe(restorer: Restorer) -> dict[str, Any]:
     }
 
 
-def _score(item: Item, pair: Pair, restored: NDArray[np.float32], protocol: Protocol, seconds: float) -> Measured:
+def _score(
+    item: Item,
+    pair: Pair,
+    restored: NDArray[np.float32],
+    protocol: Protocol,
+    seconds: float,
+    distances: Perceptual | None,
+) -> Measured:
     result = restored * 255.0 if protocol.rounding == "none" else metrics.to_uint8(restored)
     how: dict[str, Any] = {
         "channel": protocol.channel,
@@ -196,7 +206,11 @@ def _score(item: Item, pair: Pair, restored: NDArray[np.float32], protocol: Prot
         "round_luma": protocol.rounding == "luma",
     }
     score, baseline = (
-        Score(metrics.psnr(picture, pair.truth, **how), metrics.ssim(picture, pair.truth, **how))
+        Score(
+            psnr=metrics.psnr(picture, pair.truth, **how),
+            ssim=metrics.ssim(picture, pair.truth, **how),
+            **(distances(picture, pair.truth) if distances else {}),
+        )
         for picture in (result, pair.before)
     )
     height, width = pair.truth.shape[:2]

@@ -16,6 +16,7 @@ from mambair_cli.cli.options import (
     BATCH,
     MODEL,
     RESULT,
+    RUNNING,
     Device,
     Ensemble,
     Json,
@@ -24,7 +25,6 @@ from mambair_cli.cli.options import (
     Precision,
     Quiet,
     Seed,
-    Tile,
     Weights,
 )
 from mambair_cli.cli.options import _complete_model as complete_model
@@ -77,9 +77,25 @@ Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Only so man
 Shuffle = Annotated[
     bool, typer.Option("--shuffle", help="In random order, by --seed; with --limit a sample.", rich_help_panel=DATA)
 ]
+Tile = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N|off|paper",
+        help="Side of the tiles in input pixels; paper: cut and pasted as for the published scores.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Fresh = Annotated[
     bool,
     typer.Option("--fresh", help="Measure again what an earlier run has measured.", rich_help_panel=BATCH),
+]
+Perceptual = Annotated[
+    bool,
+    typer.Option(
+        "--perceptual",
+        help="LPIPS and DISTS too. Needs the extra: pip install 'mambair\\[perceptual]'.",
+        rich_help_panel=DATA,
+    ),
 ]
 Report = Annotated[
     list[Path] | None,
@@ -104,6 +120,7 @@ def bench(
     data_root: DataRoot = None,
     limit: Limit = None,
     shuffle: Shuffle = False,
+    perceptual: Perceptual = False,
     model: Models = None,
     weights: Weights = None,
     offline: Offline = False,
@@ -136,8 +153,7 @@ def bench(
     mambair bench --speed -m light --size 256x256
 
     Under each score stand the published one and that of doing nothing (bicubic, or the degraded picture).
-    --tile paper cuts as the published
-    figures were. The same command again goes on where it stopped.
+    The same command again goes on where it stopped.
     """
     if speed or scan:
         from mambair_cli.bench.speed import run_scan, run_speed
@@ -194,7 +210,16 @@ def bench(
             folder = save / f"{pictures.name}-{degradation}".replace(" ", "-") / spec.name if save else None
             with _watching(f"{spec.name} on {pictures.name}", quiet) as watcher:
                 results.append(
-                    measure(restorer, pictures, degradation, save=folder, keep=keep, fresh=fresh, watcher=watcher)
+                    measure(
+                        restorer,
+                        pictures,
+                        degradation,
+                        save=folder,
+                        keep=keep,
+                        fresh=fresh,
+                        perceptual=perceptual,
+                        watcher=watcher,
+                    )
                 )
             if json:
                 print(reports.documents(results[-1:]), end="", flush=True)
