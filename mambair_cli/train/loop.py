@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -25,6 +26,8 @@ from mambair_cli.degradations import Bytes
 from mambair_cli.errors import BadCheckpoint, MambairError, UsageError
 from mambair_cli.train.recipe import Recipe, Training
 
+log = logging.getLogger("mambair")
+
 Pair = tuple[Tensor, Bytes]
 Report = Callable[["State", float, float], None]  # after every step: the run, its progress in [0, 1], the loss
 
@@ -44,7 +47,7 @@ class State:
 
     @classmethod
     def fresh(cls, network: nn.Module, training: Training, init: dict[str, Any]) -> State:
-        average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(training.ema))
+        average = AveragedModel(network, multi_avg_fn=moving_average(training.ema))
         kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
         decay = training.weight_decay
         optimizer = kind(network.parameters(), training.rate, training.betas, weight_decay=decay)
@@ -136,6 +139,7 @@ def run(
                 save(state)
             report(state, progress(), loss)
             if stop:
+                log.warning("Stopped and saved at iteration %d; --resume continues from there.", state.iteration)
                 break
 
 
@@ -161,6 +165,16 @@ def step(
     state.optimizer.step()
     state.average.update_parameters(state.network)
     return value
+
+
+def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average that forgets faster at first, so that it never lags behind by the whole start."""
+
+    def update(averaged: Any, current: Any, steps: Any) -> None:
+        done = int(steps)
+        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averaged, current, steps)
+
+    return update
 
 
 def charbonnier(result: Tensor, truth: Tensor, epsilon: float = 1e-3) -> Tensor:
