@@ -8,6 +8,7 @@ tiles is already the weighted mean, and rows that no later tile touches are fina
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ from mambair_cli.errors import MambairError, UsageError
 OVERLAP = 32  # input pixels shared by neighbouring tiles
 GRAIN = 16  # tile sides are multiples of it: the MambaIRv2 window, and twice the 8 of the U-nets
 SMALLEST = 32  # input pixels; a device without room for less than this has no room for the network
-MOST = {"cpu": 512, "cuda": 1024, "mps": 512}  # side of the largest automatic tile, by device
+MOST = {"cpu": 384, "cuda": 1024, "mps": 512}  # side of the largest automatic tile; on CPUs larger ones are slower
+CPU_BUDGET = 1 << 30  # bytes that the tile may take there, so that the machine stays usable
 ASSUMED = 4 << 30  # free bytes where the system does not say
 
 # The published scores were measured on tiles pasted without blending: (piece, overlap divisor) by architecture.
@@ -155,10 +157,13 @@ class TileSize:
 
     @classmethod
     def automatic(cls, height: int, width: int, device: torch.device, bytes_per_pixel: int) -> TileSize | None:
-        """What half the free memory has room for, by a network that takes so much; None: the whole picture."""
-        size, pixels = cls(MOST[device.type]), free_memory(device) // 2 // bytes_per_pixel
-        while size.side > SMALLEST and size.side**2 > pixels:
-            size = cls(size.side // 2)
+        """What half the free memory has room for, by a network that takes so much; None: the whole picture.
+
+        In steps of 64 pixels, as the size shows in the result and must not follow every whim of the free memory.
+        """
+        budget = min(free_memory(device) // 2, CPU_BUDGET if device.type == "cpu" else sys.maxsize)
+        side = math.isqrt(max(budget // bytes_per_pixel, 0)) // 64 * 64
+        size = cls(max(min(side, MOST[device.type]), SMALLEST))
         return None if height * width <= size.side**2 else size
 
     def half(self) -> TileSize:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,7 +42,7 @@ def test_smooth_plan_covers_every_pixel_once(length: int, size: tuple[int, int],
     assert (spans[0].start, spans[-1].stop) == (0, length)
     assert len({span.stop - span.start for span in spans}) == 1, "tiles of one plan are equally large"
     assert spans[0].stop <= side
-    assert all(a.start < b.start <= a.stop - overlap for a, b in zip(spans, spans[1:], strict=False))
+    assert all(a.start < b.start <= a.stop - overlap for a, b in pairwise(spans))
     assert all((span.weight > 0).all() for span in spans)
     torch.testing.assert_close(total_weight(spans, scale), torch.ones(length * scale))
 
@@ -135,12 +137,31 @@ def test_extend_mirrors_like_numpy(height: int, width: int, down: int, right: in
     assert torch.equal(tiling.extend(image, height + down, width + right, edge=edge), torch.from_numpy(expected))
 
 
-def test_tile_size_follows_free_memory_and_halves() -> None:
-    assert TileSize.fitting(2 * 200 * 200 * 4000, 4000, most=512) == TileSize(192)
-    assert TileSize.fitting(10**12, 4000, most=512) == TileSize(512)
-    assert TileSize.fitting(0, 4000, most=512) == TileSize(32)
+def test_tile_size_follows_free_memory_and_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    def automatic(free: int, height: int, width: int) -> TileSize | None:
+        monkeypatch.setattr(tiling, "free_memory", lambda device: free)
+        return TileSize.automatic(height, width, torch.device("cpu"), bytes_per_pixel=4000)
+
+    enough = 2 * 384 * 384 * 4000  # half of it is for the network
+    assert automatic(enough, 3000, 2000) == TileSize(384)
+    assert automatic(100 * enough, 3000, 2000) == TileSize(384)
+    assert automatic(enough, 384 * 12, 32) is None, "it is the area that takes memory"
+    assert automatic(enough, 384 * 12, 33) == TileSize(384)
+    assert automatic(enough - 1, 3000, 2000) == TileSize(320)
+    assert automatic(-1, 3000, 2000) == TileSize(32)
     assert TileSize(512).half() == TileSize(256)
-    assert TileSize(512).holds(2048, 128)
-    assert not TileSize(512).holds(2049, 128)
     with pytest.raises(MambairError, match="Out of memory"):
         TileSize(48).half()
+
+
+def test_free_memory_is_positive_and_real() -> None:
+    assert 1 << 20 < tiling.free_memory(torch.device("cpu")) < 1 << 50
+
+
+def test_out_of_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert tiling.out_of_memory(caught.value)
+    assert tiling.out_of_memory(MemoryError())
+    assert tiling.out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not tiling.out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -1,0 +1,359 @@
+"""A network with all it needs to restore a picture of any size: padding, tiles, ensemble, precision, device."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from mambair_cli import checkpoints, ensemble, scan, tiling, zoo
+from mambair_cli.errors import BadImage, MambairError, UsageError
+from mambair_cli.tiling import Span, TileSize
+
+log = logging.getLogger("mambair")
+
+Progress = Callable[[int, int], None]
+AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Peak memory per input pixel and channel of the widest map, measured on the CPU with 256x256 pixels.
+BYTES_PER_CHANNEL = {
+    "mambair": 65,
+    "mambair_unet": 150,
+    "mambairv2": 65,
+    "mambairv2_light": 100,
+    "mambacsr": 65,
+    "vmambair_derain": 180,
+    "vmambair_sisr": 340,
+    "vmambair_realsr": 340,
+}
+
+
+def load_model(
+    name: str | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    tile: str | int = "auto",
+    overlap: int | None = None,
+    ensemble: bool = False,
+    seed: int = 0,
+    offline: bool = False,
+) -> Restorer:
+    """A published model by name or alias (`mambair models list`), a checkpoint file of any, or both.
+
+    `weights` alone: the architecture is read off the file. The other arguments are those of `Restorer`. Raises
+    UsageError for an unknown name or option, Unavailable where the weights cannot be had.
+    """
+    file = Path(weights) if weights is not None else None
+    if name is not None:
+        spec = zoo.find(name)
+    elif file is not None:
+        spec = checkpoints.spec_for_file(file)
+    else:
+        raise UsageError("Neither a model nor a file of weights was named.", "`mambair models list` shows names.")
+    target = pick_device(device)
+    network, sha256 = checkpoints.load(spec, file, offline=offline)
+    return Restorer(
+        spec,
+        network,
+        device=target,
+        precision=precision,
+        tile=tile,
+        overlap=overlap,
+        ensemble=ensemble,
+        seed=seed,
+        sha256=sha256,
+    )
+
+
+@dataclass
+class Run:
+    """What changes while one picture is restored; the next one starts afresh, so their order does not matter."""
+
+    content: bytes  # hash of the picture: what the random routes of its tiles are drawn from
+    size: TileSize | None  # largest tile to try; None: no limit is known
+    precision: str
+
+
+class Restorer:
+    """Restores pictures with one network.
+
+    - `device`: "auto" (`MAMBAIR_DEVICE`, else CUDA, else MPS, else the CPU), "cpu", "cuda", "cuda:1", "mps"
+    - `precision`: "fp32", "bf16", "fp16" or "auto"; the scan always runs in float32
+    - `tile`: side in input pixels, "auto" (whole pictures where memory allows), "off", or "paper" (as the published
+      scores were measured: pasted without blending); `overlap`: input pixels shared by neighbours
+    - `ensemble`: mean over eight flips and transposes, published as "+"
+    - `seed`: of the routes that MambaIRv2 draws at random, together with the picture's content
+
+    After each picture `tile_used` (a side, "off" or "paper") and `precision_used` say what was done.
+    """
+
+    def __init__(
+        self,
+        spec: zoo.ModelSpec,
+        network: nn.Module,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        tile: str | int = "auto",
+        overlap: int | None = None,
+        ensemble: bool = False,
+        seed: int = 0,
+        sha256: str | None = None,
+    ) -> None:
+        self.spec = spec
+        self.device = pick_device(device)
+        self.precision = pick_precision(precision, self.device)
+        self.tile = check_tile(tile, overlap)
+        self.overlap = overlap
+        self.ensemble = ensemble
+        self.seed = seed
+        self.sha256 = sha256
+        self.scan = scan.chosen_backend(self.device)
+        self.network = network.eval().to(self.device)
+        self.generator = torch.Generator() if hasattr(network, "generator") else None
+        if self.generator is not None:
+            network.generator = self.generator  # type: ignore[assignment]
+        self.tile_used: str | int = self.tile
+        self.precision_used = self.precision
+        self._said: set[str] = set()
+
+    def __call__(self, image: AnyImage) -> AnyImage:
+        """Restore a PIL image or an array (H, W), (H, W, 1) or (H, W, 3), uint8, uint16 or float in [0, 1].
+
+        The result is of the same kind. Alpha of a PIL image is enlarged beside it; arrays must come without.
+        """
+        if isinstance(image, Image.Image):
+            return self._restore_pil(image)
+        if isinstance(image, np.ndarray):
+            return self._restore_array(image)
+        raise UsageError(f"Cannot restore a {type(image).__name__}.", "Pass a PIL.Image or a numpy array.")
+
+    def restore(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
+        """(C, H, W) float32 in [0, 1] -> (C, H * scale, W * scale), clamped to [0, 1], both on the CPU."""
+        bands = self.restore_bands(lq, progress)
+        _, band = next(bands)
+        height = lq.shape[1] * self.spec.scale
+        if band.shape[1] == height:
+            return band
+        result = band.new_empty(band.shape[0], height, band.shape[2])
+        result[:, : band.shape[1]] = band
+        for y, band in bands:
+            result[:, y : y + band.shape[1]] = band
+        return result
+
+    def restore_bands(self, lq: Tensor, progress: Progress | None = None) -> Iterator[tuple[int, Tensor]]:
+        """As `restore`, in pieces (y, (C, h, W * scale)) from top to bottom, for results larger than memory.
+
+        C is 1 or 3 whatever the network: a colour network sees grey as colour, a grey one sees the luma of a colour
+        picture, whose chroma is kept. `progress` is told (tiles done, tiles in all). Raises BadImage for what is
+        not a picture and MambairError where even small tiles do not fit into memory or numbers overflow.
+        """
+        if lq.dim() != 3 or lq.shape[0] not in (1, 3) or 0 in lq.shape:
+            raise BadImage(f"A picture is (1 or 3, H, W), not {tuple(lq.shape)}.")
+        lq = lq.detach().to("cpu", torch.float32)
+        scale, (_, height, width) = self.spec.scale, lq.shape
+        run, rows, columns = self._plan(lq)
+        total, done = len(rows) * len(columns), 0
+
+        def tile(x: Tensor, top: int, left: int) -> Tensor:
+            nonlocal done
+            result = self._restore_tile(x, top, left, run)
+            done += 1
+            if progress:
+                progress(done, total)
+            return result
+
+        image = tiling.extend(lq, rows[-1].stop, columns[-1].stop, edge=False)
+        for y, band in tiling.blend(image, rows, columns, scale, tile):
+            self.precision_used = run.precision
+            yield y, band[:, : height * scale - y, : width * scale].clamp(0, 1)
+
+    def _plan(self, lq: Tensor) -> tuple[Run, list[Span], list[Span]]:
+        """How to cut the picture: by `tile`, by its size, and by the memory there is."""
+        _, height, width = lq.shape
+        scale = self.spec.scale
+        paper = tiling.PAPER_TILES.get(self.spec.arch)
+        size = TileSize(self.tile) if isinstance(self.tile, int) else None
+        if self.tile == "auto":
+            size = TileSize.automatic(height, width, self.device, bytes_per_pixel(self.spec, self.scan))
+        if self.tile == "paper" and paper:
+            rows, columns = (tiling.paper(length, *paper, scale) for length in (height, width))
+        elif size:
+            rows, columns = self._smooth(height, size), self._smooth(width, size)
+        else:
+            rows, columns = tiling.whole(height, scale), tiling.whole(width, scale)
+        tiled = len(rows) * len(columns) > 1
+        self.tile_used = (size.side if size else "paper") if tiled else "off"
+        content = hashlib.sha256(lq.numpy().tobytes()).digest() if self.generator else b""
+        return Run(content, size, self.precision), rows, columns
+
+    def _smooth(self, length: int, size: TileSize) -> list[Span]:
+        overlap = tiling.OVERLAP if self.overlap is None else self.overlap
+        return tiling.smooth(length, size.side, min(overlap, size.side // 2), self.spec.scale)
+
+    def _restore_tile(self, x: Tensor, top: int, left: int, run: Run) -> Tensor:
+        """(C, h, w) -> (C, h * scale, w * scale), from smaller tiles where memory runs out."""
+        _, height, width = x.shape
+        if run.size is None or max(height, width) <= run.size.side:
+            try:
+                return self._restore_finite(x, top, left, run)
+            except (RuntimeError, MemoryError) as error:
+                if not tiling.out_of_memory(error):
+                    raise
+                run.size = TileSize(math.isqrt(height * width)).half()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._say(f"Out of memory on {self.device}: going on with tiles of {run.size.side} pixels.")
+        self.tile_used = run.size.side
+        rows, columns = self._smooth(height, run.size), self._smooth(width, run.size)
+
+        def part(x: Tensor, y: int, x0: int) -> Tensor:
+            return self._restore_tile(x, top + y, left + x0, run)
+
+        return torch.cat([band for _, band in tiling.blend(x, rows, columns, self.spec.scale, part)], dim=1)
+
+    def _restore_finite(self, x: Tensor, top: int, left: int, run: Run) -> Tensor:
+        """One tile that fits, on the device and back; in float32 where the chosen precision overflows."""
+        on_device = x.to(self.device)
+
+        def one_view(view: Tensor, index: int) -> Tensor:
+            if self.generator:
+                place = f"{self.seed} {top} {left} {index}".encode()
+                self.generator.manual_seed(int.from_bytes(hashlib.sha256(run.content + place).digest()[:8], "big"))
+            return self._run_network(view, run.precision)
+
+        with torch.no_grad():
+            result = ensemble.average(on_device, one_view) if self.ensemble else one_view(on_device, 0)
+        if not torch.isfinite(result).all():
+            if run.precision == "fp32":
+                raise MambairError(
+                    f"{self.spec.name} returned values that are not numbers.",
+                    "Check the weights with `mambair models verify`, and that the picture holds only finite values.",
+                )
+            self._say(f"Numbers overflow in {run.precision}: going on in fp32.")
+            run.precision = "fp32"
+            return self._restore_finite(x, top, left, run)
+        return result.cpu()
+
+    def _run_network(self, x: Tensor, precision: str) -> Tensor:
+        """(1 or 3, h, w) -> (as many, h * scale, w * scale) float32, whatever shapes the network takes."""
+        scale = self.spec.scale
+        if x.shape[0] < self.spec.channels:
+            return luma(self._run_network(x.expand(3, -1, -1), precision))
+        if x.shape[0] > self.spec.channels:
+            # The same change to R, G and B as to the luma is what keeps Cb and Cr.
+            enlarged = F.interpolate(x[None], scale_factor=scale, mode="bicubic")[0] if scale > 1 else x
+            return enlarged + (self._run_network(luma(x), precision) - luma(enlarged))
+        _, height, width = x.shape
+        rows, columns = padded_size(height, self.spec), padded_size(width, self.spec)
+        padded = tiling.extend(x, rows, columns, edge=self.spec.pad_mode == "symmetric")
+        with torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32"):
+            result = self.network(padded[None])[0]
+        return result[:, : height * scale, : width * scale].float()
+
+    def _restore_array(self, image: np.ndarray) -> np.ndarray:
+        if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
+            raise BadImage(
+                f"An array of shape {image.shape} is not a picture (H, W), (H, W, 1) or (H, W, 3).",
+                "Restore colour and alpha apart." if image.ndim == 3 and image.shape[2] in (2, 4) else "",
+            )
+        if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+            raise BadImage(
+                f"Pixels of type {image.dtype} have no known range.", "Use uint8, uint16 or float in [0, 1]."
+            )
+        peak = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
+        pixels = np.atleast_3d(image).astype(np.float32) / np.float32(peak)
+        height, width, channels = pixels.shape
+        result = np.empty((height * self.spec.scale, width * self.spec.scale, channels), image.dtype)
+        for y, band in self.restore_bands(torch.from_numpy(pixels).permute(2, 0, 1)):
+            values = band.permute(1, 2, 0).numpy() * np.float32(peak)
+            result[y : y + len(values)] = values if peak == 1 else np.rint(values)
+        return result.reshape(*result.shape[:2], *image.shape[2:])
+
+    def _restore_pil(self, image: Image.Image) -> Image.Image:
+        if image.mode in ("I", "F"):
+            raise BadImage(f"Pixels of a PIL image of mode {image.mode} have no known range.", "Pass a numpy array.")
+        if image.has_transparency_data:
+            image = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
+            alpha = image.getchannel("A")
+            result = self._restore_pil(image.convert(image.mode[:-1]))
+            result.putalpha(alpha.resize(result.size, Image.Resampling.BICUBIC))
+            return result
+        if image.mode != "L" and not image.mode.startswith("I;16"):
+            image = image.convert("L" if image.mode == "1" else "RGB")
+        return Image.fromarray(self._restore_array(np.asarray(image)))
+
+    def _say(self, notice: str) -> None:
+        if notice not in self._said:
+            self._said.add(notice)
+            log.warning(notice)
+
+
+def bytes_per_pixel(spec: zoo.ModelSpec, backend: str) -> int:
+    """Peak memory of a network per input pixel, weights aside; the plain scan holds every path's copy of the map."""
+    width = spec.kwargs.get("embed_dim") or spec.kwargs.get("dim") or 180
+    return BYTES_PER_CHANNEL[spec.arch] * width * (8 if backend == "torch" else 1)
+
+
+def padded_size(length: int, spec: zoo.ModelSpec) -> int:
+    """What one side of the input is extended to by the rule of the network."""
+    length = max(length, spec.min_size)
+    padding = spec.multiple if spec.pad_extra else -length % spec.multiple
+    return (length + padding) // spec.multiple * spec.multiple
+
+
+def luma(x: Tensor) -> Tensor:
+    """(3, H, W) -> (1, H, W): the Y of JPEG, BT.601 in full range."""
+    return torch.tensordot(x.new_tensor((0.299, 0.587, 0.114)), x, 1)[None]
+
+
+def check_tile(tile: str | int, overlap: int | None) -> str | int:
+    """The tile as a side or one of the words; raises UsageError where it or the overlap makes no sense."""
+    if isinstance(tile, str) and tile.isdecimal():
+        tile = int(tile)
+    if tile not in ("auto", "off", "paper") and not (isinstance(tile, int) and tile >= tiling.GRAIN):
+        raise UsageError(f"No such tile: {tile}.", f"Use auto, off, or a side of at least {tiling.GRAIN} pixels.")
+    if overlap is not None and not 0 <= overlap <= (tile // 2 if isinstance(tile, int) else overlap):
+        raise UsageError(f"No such overlap: {overlap}.", "It may be 0 to half of the tile.")
+    return tile
+
+
+def available_devices() -> list[str]:
+    """The devices that torch can use here, best first: "cuda:0", ..., "mps", "cpu"."""
+    cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return [*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """The device of that name; "auto": MAMBAIR_DEVICE or the best there is. Raises UsageError where there is none."""
+    if device == "auto":
+        device = os.environ.get("MAMBAIR_DEVICE") or "auto"
+    there = available_devices()
+    name = there[0] if device == "auto" else str(device)
+    if name not in there and f"{name}:0" not in there:
+        raise UsageError(f"There is no device {name} here.", f"Available: {', '.join(there)}.")
+    return torch.device(name)
+
+
+def pick_precision(precision: str, device: torch.device) -> str:
+    """ "auto": bf16 where a CUDA device computes in it, fp32 elsewhere. Raises UsageError for an unknown name."""
+    if precision == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if fast else "fp32"
+    if precision not in DTYPES:
+        raise UsageError(f"No such precision: {precision}.", f"Choose from: auto, {', '.join(DTYPES)}.")
+    return precision

@@ -1,0 +1,479 @@
+"""The Restorer: any size, any kind of picture, and the same pixels whatever the order, the tiles and the memory."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mambair_cli import archs, load_model, tiling
+from mambair_cli.errors import BadImage, MambairError, UsageError
+from mambair_cli.restorer import Restorer, bytes_per_pixel, luma, padded_size, pick_device, pick_precision
+from mambair_cli.zoo import ModelSpec, Protocol, Source, zoo
+
+SMALL_V2 = {
+    "embed_dim": 12,
+    "d_state": 2,
+    "depths": [2],
+    "num_heads": [2],
+    "window_size": 8,
+    "inner_rank": 4,
+    "num_tokens": 8,
+    "mlp_ratio": 1.0,
+    "upsampler": "pixelshuffledirect",
+    "upscale": 2,
+}
+
+
+def spec(scale: int = 1, arch: str = "mambair", **more: Any) -> ModelSpec:
+    return ModelSpec("test", "mambair", arch, {}, "upscale", Source("x"), Protocol("y", 0), 0, scale, **more)
+
+
+class Nearest(nn.Module):
+    """Enlarges by repeating pixels; remembers the sizes that it was given."""
+
+    def __init__(self, scale: int = 1, multiple: int = 1) -> None:
+        super().__init__()
+        self.scale, self.multiple = scale, multiple
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[2] % self.multiple == 0
+        assert x.shape[3] % self.multiple == 0
+        self.seen.append(tuple(x.shape))
+        return x.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+
+
+class Limited(Nearest):
+    """Runs out of memory above a number of pixels."""
+
+    def __init__(self, pixels: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
+        super().__init__()
+        self.pixels, self.error = pixels, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] * x.shape[3] > self.pixels:
+            raise self.error("DefaultCPUAllocator: can't allocate memory")
+        return super().forward(x)
+
+
+def blur(channels: int = 3, size: int = 7) -> nn.Conv2d:
+    """A convolution whose zero padding shows at the borders of a tile."""
+    net = nn.Conv2d(channels, channels, size, padding=size // 2, groups=channels, bias=False)
+    nn.init.constant_(net.weight, 1 / size**2)
+    return net
+
+
+def picture(height: int, width: int, channels: int = 3, seed: int = 0) -> Tensor:
+    return torch.rand(channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def small_v2() -> nn.Module:
+    torch.manual_seed(0)
+    net = archs.build("mambairv2_light", **SMALL_V2)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith(("scale1", "scale2")):
+                parameter.fill_(0.5)  # at their initial 1e-4 the routes would hardly show
+    return net
+
+
+# --- sizes, padding, tiles ---
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.sampled_from(["auto", "off", "paper", 16, 33, 64]),
+    st.sampled_from([None, 0, 5]),
+    st.integers(1, 4),
+    st.sampled_from(
+        [{}, {"multiple": 8}, {"multiple": 16, "pad_mode": "symmetric", "pad_extra": True, "min_size": 20}]
+    ),
+)
+def test_identity_network_gives_any_picture_back(
+    size: tuple[int, int], tile: str | int, overlap: int | None, scale: int, padding: dict[str, Any]
+) -> None:
+    network = Nearest(scale, padding.get("multiple", 1))
+    lq = picture(*size)
+    hq = Restorer(spec(scale, **padding), network, tile=tile, overlap=overlap).restore(lq)
+    expected = lq.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    torch.testing.assert_close(hq, expected, rtol=0, atol=1e-6)
+
+
+def test_padding_follows_the_rule_of_the_spec() -> None:
+    unet = spec(multiple=8)
+    csr = spec(multiple=64, pad_extra=True, min_size=32)
+    assert [padded_size(n, unet) for n in (1, 8, 9)] == [8, 8, 16]
+    assert [padded_size(n, csr) for n in (1, 63, 64, 65)] == [64, 64, 128, 128]
+    assert [padded_size(n, spec(min_size=8)) for n in (1, 8, 9)] == [8, 8, 9]
+
+
+def test_bands_are_the_whole_from_top_to_bottom() -> None:
+    restorer = Restorer(spec(), blur(), tile=32)
+    lq, told = picture(100, 70), []
+    bands = list(restorer.restore_bands(lq, lambda done, total: told.append((done, total))))
+    assert len(bands) > 2
+    assert torch.equal(torch.cat([band for _, band in bands], 1), restorer.restore(lq))
+    assert [y for y, _ in bands] == [0, *np.cumsum([band.shape[1] for _, band in bands])[:-1]]
+    assert told == [(i + 1, len(told)) for i in range(len(told))]
+    assert restorer.tile_used == 32
+
+
+def test_result_is_clamped_after_blending() -> None:
+    assert Restorer(spec(), nn.ReLU(), tile="off").restore(picture(4, 4) * 3).max() == 1
+    assert Restorer(spec(), nn.Identity(), tile="off").restore(-picture(4, 4)).min() == 0
+
+
+def test_auto_does_not_tile_what_fits() -> None:
+    restorer = Restorer(spec(2), Nearest(2))
+    restorer.restore(picture(200, 150))
+    assert restorer.tile_used == "off"
+
+
+def test_auto_tiles_what_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiling, "free_memory", lambda device: 100 * 100 * 2 * bytes_per_pixel(spec(), "cpu"))
+    monkeypatch.setattr("mambair_cli.scan.chosen_backend", lambda device: "cpu")
+    restorer = Restorer(spec(), network := Nearest())
+    restorer.restore(picture(200, 150))
+    assert restorer.tile_used == 64
+    assert max(max(shape) for shape in network.seen) <= 64
+
+
+def test_paper_tiles_are_cut_and_pasted_as_published() -> None:
+    """Against the published procedure written out: pad, cut with margins, run, paste the cores, crop."""
+    lq, net = picture(410, 203), blur()
+    padded = F.pad(lq[None], (0, 1, 0, 1), "reflect")
+    height, width = 411 // 3, 204 // 2
+    expected = torch.empty_like(padded)
+    for i in range(3):
+        for j in range(2):
+            top, left = max(i * height - height // 10, 0), max(j * width - width // 10, 0)
+            bottom, right = (i + 1) * height + height // 10, (j + 1) * width + width // 10
+            with torch.no_grad():
+                part = net(padded[:, :, top:bottom, left:right])
+            core = part[:, :, i * height - top :, j * width - left :][:, :, :height, :width]
+            expected[:, :, i * height : (i + 1) * height, j * width : (j + 1) * width] = core
+    restorer = Restorer(spec(), net, tile="paper")
+    torch.testing.assert_close(restorer.restore(lq), expected[0, :, :410, :203].clamp(0, 1))
+    assert restorer.tile_used == "paper"
+
+
+def test_paper_does_not_tile_where_the_paper_did_not() -> None:
+    restorer = Restorer(spec(arch="vmambair_derain"), network := Nearest(), tile="paper")
+    restorer.restore(picture(300, 300))
+    assert (restorer.tile_used, network.seen) == ("off", [(1, 3, 300, 300)])
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(8, None), ("large", None), (64, 33), (64, -1), ("auto", -1), (-5, 0)])
+def test_senseless_tiles_are_refused(tile: str | int, overlap: int | None) -> None:
+    with pytest.raises(UsageError):
+        Restorer(spec(), Nearest(), tile=tile, overlap=overlap)
+
+
+def test_every_architecture_has_a_memory_estimate() -> None:
+    for model in zoo().values():
+        assert 1000 < bytes_per_pixel(model, "cpu") < bytes_per_pixel(model, "torch")
+
+
+# --- seams ---
+
+
+def at_ends(spans: list[tiling.Span], scale: int) -> Tensor:
+    """The output columns within 2 input pixels of the ends of tiles inside the picture."""
+    mask = torch.zeros(spans[-1].stop * scale, dtype=torch.bool)
+    for x in {x for span in spans for x in (span.start, span.stop)} - {0, spans[-1].stop}:
+        mask[(x - 2) * scale : (x + 2) * scale] = True
+    return mask
+
+
+def test_blended_tiles_hide_the_darkened_borders_of_a_padding_network() -> None:
+    lq, net = picture(64, 192), blur(size=9)
+    whole = Restorer(spec(), net, tile="off").restore(lq)
+    worst = {}
+    for overlap in (0, 16):
+        tiled = Restorer(spec(), net, tile=64, overlap=overlap).restore(lq)
+        worst[overlap] = (tiled - whole)[..., at_ends(tiling.smooth(192, 64, overlap), 1)].abs().max()
+    assert worst[16] < 0.1 * worst[0]
+
+
+def seam(restorer: Restorer, photos: list[Tensor], tile: int, overlap: int) -> float:
+    """How much more tiling changes at the ends of tiles than elsewhere.
+
+    Changes are counted in what another draw of the network's random routes changes there: edges of the motif are
+    sensitive to anything, wherever a tile ends.
+    """
+    changes = []
+    for lq in photos:
+        restorer.tile, restorer.seed = "off", 0
+        whole = restorer.restore(lq)
+        restorer.seed = 1
+        other_draw = restorer.restore(lq) - whole
+        restorer.tile, restorer.overlap, restorer.seed = tile, overlap, 0
+        tiled = restorer.restore(lq) - whole
+        ends = at_ends(tiling.smooth(lq.shape[2], tile, overlap), 4)
+        changes.append([d[..., where].abs().mean() for d in (tiled, other_draw) for where in (ends, ~ends)])
+    at_end, elsewhere, draw_at_end, draw_elsewhere = torch.tensor(changes).mean(0)
+    return float((at_end / draw_at_end) / (elsewhere / draw_elsewhere))
+
+
+def test_a_trained_network_shows_no_seam(shared: Path) -> None:
+    restorer = load_model("mambairv2-light-x4", weights=shared / "weights/mambairv2_light_x4.pth", device="cpu")
+    photos = []
+    for name in ("zebra", "barbara", "monarch"):
+        pixels = np.asarray(Image.open(shared / f"data/Set14/LRx4/{name}x4.png").convert("RGB"))[40:88, :144]
+        photos.append(torch.from_numpy(pixels / np.float32(255)).permute(2, 0, 1))
+    assert seam(restorer, photos, tile=96, overlap=32) <= 1
+    assert seam(restorer, photos[:1], tile=48, overlap=0) > 2, "without overlap there would be one"
+
+
+# --- memory, precision, interruption ---
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError, MemoryError])
+@pytest.mark.parametrize("tile", ["off", "auto", 96])
+def test_running_out_of_memory_halves_the_tile_and_says_so_once(
+    error: type[Exception], tile: str | int, caplog: pytest.LogCaptureFixture
+) -> None:
+    restorer = Restorer(spec(), Limited(40 * 40, error), tile=tile)
+    for seed in (1, 2):
+        lq = picture(100, 90, seed=seed)
+        torch.testing.assert_close(restorer.restore(lq), lq, rtol=0, atol=1e-6)
+        assert isinstance(restorer.tile_used, int)
+        assert restorer.tile_used <= 48
+    sizes = [record.getMessage() for record in caplog.records]
+    assert len(sizes) == len(set(sizes)) <= 2
+    assert "Out of memory on cpu" in sizes[0]
+
+
+def test_no_memory_at_all_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(MambairError, match="Out of memory") as caught:
+        Restorer(spec(), Limited(0)).restore(picture(100, 100))
+    assert caught.value.hint
+
+
+def test_other_errors_of_the_network_are_not_taken_for_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        Restorer(spec(), blur(channels=1)).restore(picture(8, 8))
+
+
+class Overflows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 0 if torch.is_autocast_enabled("cpu") else x
+
+
+def test_overflow_falls_back_to_fp32_for_this_picture(caplog: pytest.LogCaptureFixture) -> None:
+    restorer = Restorer(spec(), Overflows(), precision="bf16", tile=32)
+    lq = picture(50, 50)
+    for _ in range(2):
+        torch.testing.assert_close(restorer.restore(lq), lq)
+        assert restorer.precision_used == "fp32"
+    assert restorer.precision == "bf16"
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_values_that_are_no_numbers_never_become_pixels() -> None:
+    with pytest.raises(MambairError, match="not numbers"):
+        Restorer(spec(), Nearest()).restore(torch.full((3, 4, 4), torch.nan))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_stays_close(precision: str) -> None:
+    lq = picture(24, 24)
+    exact = Restorer(spec(), blur()).restore(lq)
+    half = Restorer(spec(), blur(), precision=precision).restore(lq)
+    assert 0 < (half - exact).abs().max() < 0.01
+
+
+def test_interrupt_reaches_the_caller_between_tiles() -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    restorer = Restorer(spec(), network := Nearest(), tile=32)
+    with pytest.raises(KeyboardInterrupt):
+        restorer.restore(picture(100, 100), stop)
+    assert len(network.seen) == 2
+
+
+# --- self-ensemble and random routes ---
+
+
+def test_ensemble_is_the_mean_over_eight_views() -> None:
+    net = nn.Conv2d(3, 3, 3, padding=1, bias=False)
+    lq = picture(9, 14)
+    views = []
+    with torch.no_grad():
+        for turns in range(4):
+            for flip in (False, True):
+                view = lq.rot90(turns, (1, 2))
+                view = net((view.flip(2) if flip else view)[None])[0]
+                views.append((view.flip(2) if flip else view).rot90(-turns, (1, 2)))
+    expected = torch.stack(views).mean(0).clamp(0, 1)
+    torch.testing.assert_close(Restorer(spec(), net, ensemble=True).restore(lq), expected)
+
+
+def test_random_routes_depend_on_the_picture_and_the_seed_alone() -> None:
+    def restorer(seed: int = 0, tile: str | int = 16) -> Restorer:
+        return Restorer(spec(2, "mambairv2_light"), small_v2(), seed=seed, tile=tile)
+
+    one, other = picture(24, 24, seed=1), picture(24, 24, seed=2)
+    first = restorer()
+    in_order = [first.restore(one), first.restore(other)]
+    again = restorer()
+    in_other_order = [again.restore(other), again.restore(one)]
+    torch.rand(100)  # the global generator plays no part
+    assert torch.equal(in_order[0], in_other_order[1])
+    assert torch.equal(in_order[1], in_other_order[0])
+    assert torch.equal(restorer(seed=1).restore(one), restorer(seed=1).restore(one))
+    assert not torch.equal(restorer(seed=1).restore(one), in_order[0])
+
+
+def test_tiles_draw_different_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    restorer = Restorer(spec(2, "mambairv2_light"), network := small_v2(), tile=16, ensemble=True)
+    drawn, draw = [], network.gumbel
+
+    def gumbel(shape: tuple[int, ...]) -> Tensor:
+        noise = draw(shape)
+        drawn.append(float(noise[0, 0, 0]))
+        return noise
+
+    monkeypatch.setattr(network, "gumbel", gumbel)
+    restorer.restore(torch.full((3, 20, 20), 0.5))
+    assert len(drawn) == len(set(drawn)) == 4 * 8 * 2, "4 tiles, 8 views, 2 layers"
+
+
+# --- kinds of pictures ---
+
+
+def test_grey_through_a_colour_network_and_colour_through_a_grey_one() -> None:
+    grey, colour = picture(6, 5, 1), picture(6, 5) * 0.5 + 0.25
+    torch.testing.assert_close(Restorer(spec(2), Nearest(2)).restore(grey)[:, ::2, ::2], grey)
+
+    class Darker(Nearest):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) - 0.1
+
+    restorer = Restorer(spec(channels=1), network := Darker())
+    result = restorer.restore(colour)
+    assert network.seen == [(1, 1, 6, 5)]
+    torch.testing.assert_close(luma(result), luma(colour) - 0.1)
+    for channel in (0, 2):  # Cb and Cr are differences to the luma
+        torch.testing.assert_close(result[channel] - luma(result)[0], colour[channel] - luma(colour)[0])
+
+
+def test_colour_through_a_grey_network_that_enlarges() -> None:
+    flat = torch.tensor([0.2, 0.5, 0.7])[:, None, None].expand(3, 6, 5)
+    result = Restorer(spec(2, channels=1), Nearest(2)).restore(flat)
+    torch.testing.assert_close(result, flat[:, :1, :1].expand(3, 12, 10))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3)])
+def test_arrays_come_back_as_they_went_in(dtype: type, shape: tuple[int, ...]) -> None:
+    values = np.random.default_rng(0).random(shape)
+    peak = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1
+    image = (values * peak).astype(dtype)
+    result = Restorer(spec(2), Nearest(2))(image)
+    assert (result.dtype, result.shape) == (dtype, (12, 10, *shape[2:]))
+    np.testing.assert_allclose(result[::2, ::2], image, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4, channels), np.uint8) for channels in (2, 4)] + [np.zeros((4, 4), np.int32), np.zeros((0, 4))],
+)
+def test_arrays_that_are_not_pictures_are_refused(image: np.ndarray) -> None:
+    with pytest.raises(BadImage):
+        Restorer(spec(), Nearest())(image)
+
+
+@pytest.mark.parametrize(
+    ("mode", "comes_back_as"),
+    [(mode, mode) for mode in ("L", "I;16", "RGB", "LA", "RGBA")] + [("1", "L"), ("P", "RGB"), ("CMYK", "RGB")],
+)
+def test_pil_images_of_every_mode(mode: str, comes_back_as: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.arange(30, dtype=np.uint16).reshape(6, 5) * 2000)
+    else:
+        image = Image.linear_gradient("L").resize((5, 6)).convert("RGB").convert(mode)
+    result = Restorer(spec(2), Nearest(2))(image)
+    assert (result.mode, result.size) == (comes_back_as, (10, 12))
+    colours = slice(0, -1 if "A" in mode else None)
+    expected = np.atleast_3d(np.asarray(image if mode == comes_back_as else image.convert(comes_back_as)))[
+        ..., colours
+    ]
+    assert np.array_equal(np.atleast_3d(np.asarray(result))[::2, ::2, colours], expected)
+
+
+def test_pil_alpha_is_enlarged_beside_the_colours() -> None:
+    image = Image.new("RGBA", (8, 8), (200, 100, 50, 255))
+    image.putalpha(Image.linear_gradient("L").resize((8, 8)))
+    result = Restorer(spec(2), Nearest(2))(image)
+    assert np.array_equal(np.asarray(result)[..., 0], np.full((16, 16), 200))
+    expected = image.getchannel("A").resize((16, 16), Image.Resampling.BICUBIC)
+    assert np.array_equal(np.asarray(result.getchannel("A")), np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pil_modes_without_a_range_are_refused(mode: str) -> None:
+    with pytest.raises(BadImage):
+        Restorer(spec(), Nearest())(Image.new(mode, (4, 4)))
+
+
+def test_other_kinds_are_refused() -> None:
+    with pytest.raises(UsageError, match="str"):
+        Restorer(spec(), Nearest())("photo.png")  # type: ignore[type-var]
+    for shape in [(4, 4), (2, 4, 4), (3, 0, 4)]:
+        with pytest.raises(BadImage):
+            Restorer(spec(), Nearest()).restore(torch.zeros(shape))
+
+
+# --- devices, precision, loading ---
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    monkeypatch.setenv("MAMBAIR_DEVICE", "cpu")
+    assert pick_device("auto") == torch.device("cpu")
+    for name in ("cuda:97", "gpu", "meta", ""):
+        with pytest.raises(UsageError, match="no device"):
+            pick_device(name)
+    monkeypatch.setenv("MAMBAIR_DEVICE", "cuda:97")
+    with pytest.raises(UsageError, match="cuda:97"):
+        pick_device("auto")
+
+
+def test_precision() -> None:
+    assert pick_precision("auto", torch.device("cpu")) == "fp32"
+    assert pick_precision("fp16", torch.device("cpu")) == "fp16"
+    with pytest.raises(UsageError):
+        pick_precision("fp8", torch.device("cpu"))
+
+
+def test_load_model_from_a_file_alone(tmp_path: Path) -> None:
+    network = small_v2()
+    save_file(network.state_dict(), tmp_path / "mine.safetensors")
+    restorer = load_model(weights=tmp_path / "mine.safetensors", device="cpu")
+    assert restorer.spec.scale == 2
+    assert restorer.sha256
+    lq = picture(20, 12)
+    expected = Restorer(restorer.spec, network, device="cpu").restore(lq)
+    assert torch.equal(restorer.restore(lq), expected)
+
+
+def test_load_model_needs_a_name_or_a_file() -> None:
+    with pytest.raises(UsageError):
+        load_model()
+    with pytest.raises(UsageError, match="nosuchmodel"):
+        load_model("nosuchmodel")
