@@ -184,6 +184,7 @@ def test_a_teacher_is_imitated(photos: Path, tmp_path: Path) -> None:
     model = train(brief("teacher"), options)
     pupil = replace(brief("pupil"), teacher=Teacher(str(model), 1.0))
     train(pupil, replace(options, out=tmp_path / "pupil"))
+    assert json.loads((tmp_path / "pupil/pupil.json").read_text())["teacher"]["name"] == "teacher"
     train(brief("alone"), replace(options, out=tmp_path / "alone"))
     taught, alone = weights(tmp_path / "pupil"), weights(tmp_path / "alone")
     assert any(not torch.equal(taught[name], alone[name]) for name in taught)

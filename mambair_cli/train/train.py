@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from mambair_cli import archs
 from mambair_cli.errors import UsageError
-from mambair_cli.restorer import pick_device
+from mambair_cli.restorer import Restorer, pick_device
 from mambair_cli.train import curve, data, init, loop
 from mambair_cli.train.export import export
 from mambair_cli.train.loop import State
@@ -62,7 +62,8 @@ def train(recipe: Recipe, options: Options) -> Path:
         f"nothing gets {nothing:.2f} dB; {device}, {'bf16' if bf16 else 'fp32'}",
         soft_wrap=True,
     )
-    batches = prepare(recipe, found, options.out, device, say)
+    taught_by = teacher(recipe.teacher, recipe, device) if recipe.teacher else None
+    batches = prepare(recipe, found, taught_by, options.out, say)
 
     def save(state: State) -> None:
         state.save(checkpoint, recipe, found.sha256)
@@ -81,6 +82,7 @@ def train(recipe: Recipe, options: Options) -> Path:
         "device": device.type,
         "precision": "bf16" if bf16 else "fp32",
         "init": state.init,
+        "teacher": taught_by and {name: getattr(taught_by.spec, name) for name in ("name", "licence", "training")},
         "data": {
             "sha256": found.sha256,
             "training": len(found.training),
@@ -107,7 +109,7 @@ def begin(recipe: Recipe, options: Options, device: torch.device, say: Console) 
     return State.fresh(network.to(device), recipe.training, facts)
 
 
-def prepare(recipe: Recipe, found: data.Files, out: Path, device: torch.device, say: Console) -> data.Batches:
+def prepare(recipe: Recipe, found: data.Files, taught_by: Restorer | None, out: Path, say: Console) -> data.Batches:
     """Decode, downscale and teach, whatever the recipe needs, once for all iterations."""
     with say.status("decoding"):
         pictures = data.decode(found.training, data.smallest_side(recipe))
@@ -115,12 +117,11 @@ def prepare(recipe: Recipe, found: data.Files, out: Path, device: torch.device, 
         return data.Batches(recipe, pictures)
     with say.status("downscaling"):
         small = data.downscaled(pictures, recipe.scale)
-    if recipe.teacher is None:
+    if taught_by is None:
         return data.Batches(recipe, pictures, small)
-    restorer = teacher(recipe.teacher, recipe, device)
     with Progress(console=say) as bar:
-        task = bar.add_task(f"{restorer.spec.name} teaches", total=len(small))
-        taught = teach(restorer, small, out, found.sha256, lambda done, total: bar.update(task, completed=done))
+        task = bar.add_task(f"{taught_by.spec.name} teaches", total=len(small))
+        taught = teach(taught_by, small, out, found.sha256, lambda done, total: bar.update(task, completed=done))
     return data.Batches(recipe, pictures, small, taught)
 
 
