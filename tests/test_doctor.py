@@ -1,0 +1,98 @@
+"""`mambair doctor`: true, complete, and not put off by the very settings it is asked about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from mambair_cli import __version__, scan
+from mambair_cli.cli.doctor import SECRETS, VARIABLES, doctor
+from mambair_cli.scan import cpu
+
+app = typer.Typer()
+app.command()(doctor)
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (*VARIABLES, *SECRETS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
+
+
+def report() -> dict[str, Any]:
+    result = CliRunner().invoke(app, ["--json"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return json.loads(result.stdout)
+
+
+def text() -> str:
+    result = CliRunner().invoke(app)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_versions_and_devices() -> None:
+    told = report()
+    assert told["schema"] == 1
+    assert told["versions"]["mambair"] == __version__
+    assert told["versions"]["torch"] == torch.__version__
+    assert told["system"]["threads"] == torch.get_num_threads()
+    assert [device["name"] for device in told["devices"]][-1] == "cpu"
+    assert told["default_device"] == told["devices"][0]["name"]
+    for word in (__version__, torch.__version__, told["system"]["cpu"], told["system"]["instruction_set"]):
+        assert word in text()
+
+
+def test_every_scan_backend_with_its_reason() -> None:
+    told = report()["scan"]
+    assert told["backends"] == [vars(backend) for backend in scan.backends()]
+    assert told["chosen"]["cpu"] == scan.chosen_backend("cpu")
+    lines = text().splitlines()
+    for backend in scan.backends():
+        line = next(line for line in lines if line.startswith(f"  {backend.name} ") and backend.reason in line)
+        assert ("available" if backend.available else "missing") in line
+
+
+def test_an_install_without_the_native_kernel_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "missing", "not built (no compiler)")
+    told = report()["scan"]
+    assert next(b for b in told["backends"] if b["name"] == "cpu")["reason"] == "not built (no compiler)"
+    assert told["chosen"]["cpu"] == "torch"
+    assert cpu.INSTALL_HINT in text()
+
+
+def test_cache_contents_with_sizes(tmp_path: Path) -> None:
+    assert report()["cache"] == {"path": str(tmp_path / "cache"), "files": [], "bytes": 0}
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/a.pth").write_bytes(bytes(1_500_000))
+    (tmp_path / "cache/b.pth").write_bytes(bytes(7))
+    assert report()["cache"]["files"] == [{"name": "a.pth", "bytes": 1_500_000}, {"name": "b.pth", "bytes": 7}]
+    assert report()["cache"]["bytes"] == 1_500_007
+    told = text()
+    assert str(tmp_path / "cache") in told, "never wrapped"
+    assert "1.5 MB" in told
+    assert "7 B" in told
+
+
+def test_settings_that_make_no_sense_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBAIR_SCAN", "abacus")
+    monkeypatch.setenv("MAMBAIR_DEVICE", "cuda:97")
+    told = report()
+    assert "abacus" in told["scan"]["chosen"]["cpu"]
+    assert "cuda:97" in told["default_device"]
+    assert told["environment"]["MAMBAIR_SCAN"] == "abacus"
+    assert "abacus" in text()
+
+
+def test_passwords_in_proxies_stay_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:hunter2@proxy")
+    assert report()["environment"]["HTTPS_PROXY"] == "(set)"
+    assert "hunter2" not in text()
