@@ -134,7 +134,7 @@ def ordered_scan(
     dt_weight  (K, D, R)        dt_bias, D (K, D)        A (K, D, N), negative
     orders     (K, T) or (B, K, T), int32: the position visited at each step; T may differ from L. -1 is a pad:
                u = 0 and proj = 0 there, yet the state still decays by softplus(dt_bias).
-               Anything else outside the map raises IndexError on the CPU; Triton, not to stall the GPU, takes it as -1.
+               Others outside the map raise IndexError on the CPU; Triton, not to stall the GPU, takes them as -1.
     Returns (B, L, D) summed over the directions, or (B, K, L, D) with reduce=False; 0 where no path goes.
     """
     module = _backend(x, A.shape[-1], dt_weight.shape[-1])
