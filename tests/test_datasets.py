@@ -1,0 +1,222 @@
+"""Benchmark sets: found in every usual layout, fetched from a server, degraded as the field does it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import server as servers
+from album import photo
+from PIL import Image
+from sets import parts, put
+
+from mambair_cli import metrics
+from mambair_cli.bench import datasets
+from mambair_cli.bench.datasets import Degradation, Selection, known, load, scan
+from mambair_cli.bench.run import prepare
+from mambair_cli.errors import BadImage, Unavailable, UsageError
+from mambair_cli.zoo import Protocol
+
+X2 = Degradation("upscale", 2)
+RAIN = Degradation("derain")
+NOISE = Degradation("denoise", sigma=25.0)
+SR, RGB, GREY = Protocol("y", 2), Protocol("rgb", 0), Protocol("gray", 0)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return parts(tmp_path / "pictures")
+
+
+# --- sets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clean", "degraded", "degradation"),
+    [
+        ("HR/baby.png", "LRx2/babyx2.png", X2),
+        ("HR/baby.png", "LR_bicubic/X2/babyx2.png", X2),
+        ("HR/baby.png", "LR_bicubic/X2/baby.png", X2),
+        ("HR/img2x3.png", "LR_bicubic/X2/img2x3x2.png", X2),
+        ("GTmod12/baby.png", "LRbicx2/baby.png", X2),
+        ("image_SRF_2/img_001_SRF_2_HR.png", "image_SRF_2/img_001_SRF_2_LR.png", X2),
+        ("norain/001.png", "rain/001.png", RAIN),
+        ("norain-001.png", "rain/X2/norain-001x2.png", RAIN),
+        ("norain-001.png", "rain-001.png", RAIN),
+        ("target/1.png", "input/1.png", RAIN),
+        ("HR/1.png", "LQ/1.png", RAIN),
+        ("clean/1.bmp", "noisy/1.png", Degradation("denoise", sigma="real")),
+        ("HR/a.png", "LQ_q10/a.jpg", Degradation("decompress", quality=10)),
+    ],
+)
+def test_usual_layouts(tmp_path: Path, clean: str, degraded: str, degradation: Degradation) -> None:
+    put(tmp_path / clean)
+    put(tmp_path / degraded)
+    (item,) = scan(tmp_path, degradation)
+    assert (item.truth, item.degraded, item.problem) == (tmp_path / clean, tmp_path / degraded, "")
+
+
+def test_order_is_natural_and_names_are_unique(tmp_path: Path) -> None:
+    for name in ("10.png", "9.png", "9.bmp", "a.png"):
+        put(tmp_path / name)
+    assert [item.name for item in scan(tmp_path, NOISE)] == ["9.bmp", "9.png", "10", "a"]
+
+
+def test_what_is_not_found_is_said(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="No pictures"):
+        scan(tmp_path, X2)
+    put(tmp_path / "HR" / "a.png")
+    assert scan(tmp_path, X2)[0].degraded is None  # made on the fly
+    with pytest.raises(Unavailable, match="only read") as refused:
+        scan(tmp_path, RAIN)
+    assert all(place in refused.value.hint for place in ("rain/", "input/", "LQ/"))
+    with pytest.raises(UsageError) as unknown:
+        load("Set55", X2)
+    assert "Set5" in unknown.value.hint
+    with pytest.raises(Unavailable, match="redistributed") as restricted:
+        load("manga109", X2)
+    assert "manga109.org" in restricted.value.hint
+
+
+def test_sets_are_found_by_any_spelling(tmp_path: Path) -> None:
+    assert [known(name) for name in ("b100", "BSDS100", "set14", "LIVE1", "nothing")] == [
+        "BSD100",
+        "BSD100",
+        "Set14",
+        "LIVE1",
+        None,
+    ]
+    put(tmp_path / "urban-100" / "HR" / "1.png")
+    found = load("Urban100", X2, root=tmp_path)
+    assert (found.name, len(found.items), found.size) == ("Urban100", 1, 100)
+
+
+def test_selection_is_reproducible(pictures: Path) -> None:
+    def names(select: Selection) -> list[str]:
+        return [item.name for item in load(str(pictures), X2, select=select).items]
+
+    assert names(Selection(2)) == ["part0", "part1"]
+    assert names(Selection(seed=1)) == names(Selection(seed=1))
+    assert len({tuple(names(Selection(seed=seed))) for seed in range(6)}) > 1
+    assert sorted(names(Selection(seed=1))) == names(Selection())
+
+
+# --- downloads -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch, pictures: Path):
+    """A set of three pictures on a local server, one of them in a folder with a space."""
+    with servers.Server() as server:
+        entries = []
+        for file in sorted(pictures.iterdir()):
+            path, body = f"HR (all)/{file.name}", file.read_bytes()
+            server.put(f"/HR%20%28all%29/{file.name}", body)
+            entries.append(["HR", path, len(body), hashlib.sha256(body).hexdigest()])
+        entry = {"task": "upscale", "base": server.url("/"), "files": entries}
+        monkeypatch.setattr(datasets, "registry", lambda: {"Toy": entry})
+        monkeypatch.setattr("mambair_cli.download.BACKOFF", 0.01)
+        server.entry = entry
+        yield server
+
+
+def test_a_set_is_fetched_once_and_only_what_is_missing(remote: Any, cache: Path) -> None:
+    two = load("toy", X2, select=Selection(2), quiet=True)
+    assert (len(two.items), two.size, len(remote.requests)) == (2, 3, 2)
+    assert all(metrics.psnr(datasets.read(i.truth, False), datasets.read(i.truth, False)) > 99 for i in two.items)
+    load("toy", X2, quiet=True)
+    assert len(remote.requests) == 3
+    assert len(load("toy", X2, offline=True).items) == 3
+    assert len(list((cache / "datasets" / "Toy" / "HR").glob("*.png"))) == 3
+
+
+def test_an_interrupted_download_goes_on(remote: Any) -> None:
+    path = "/HR%20%28all%29/part0.png"
+    remote.put(path, remote.files[path], servers.cut(100))
+    load("toy", X2, quiet=True)
+    ranges = [headers.get("Range") for asked, headers in remote.requests if asked == path]
+    assert ranges == [None, "bytes=100-"]
+
+
+def test_a_wrong_or_missing_file_is_refused(remote: Any, cache: Path) -> None:
+    good = remote.entry["files"][1][3]
+    remote.entry["files"][1][3] = "0" * 64
+    with pytest.raises(Unavailable, match=r"part1\.png"):
+        load("toy", X2, select=Selection(2), quiet=True)
+    assert not (cache / "datasets" / "Toy" / "HR" / "part1.png").exists()
+    remote.entry["files"][1][3] = good
+    del remote.files["/HR%20%28all%29/part2.png"]
+    with pytest.raises(Unavailable, match=r"part2\.png"):
+        load("toy", X2, quiet=True)
+    with pytest.raises(Unavailable, match=r"part2\.png"):
+        load("toy", X2, offline=True)
+
+
+def test_pinned_sets_are_well_described() -> None:
+    for name, entry in datasets.registry().items():
+        assert entry["task"] in ("upscale", "denoise", "derain", "decompress")
+        assert ("files" in entry) != ("source" in entry)
+        for role, path, size, sha256 in entry.get("files", ()):
+            assert role in ("HR", "LQ", "LRx2", "LRx3", "LRx4"), (name, path)
+            assert (size > 0, len(sha256)) == (True, 64)
+    counts = {
+        name: sum(file[0] == "HR" for file in entry.get("files", ())) for name, entry in datasets.registry().items()
+    }
+    assert (counts["Set5"], counts["Set14"], counts["BSD100"], counts["Urban100"]) == (5, 14, 100, 100)
+    assert (counts["CBSD68"], counts["Kodak24"], counts["McMaster"]) == (68, 24, 18)
+    assert (counts["Classic5"], counts["LIVE1"], counts["Rain100L"]) == (5, 29, 100)
+
+
+# --- published starting points -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "degradation", "protocol", "expected"),
+    [
+        ("Set5", Degradation("upscale", 2), Protocol("y", 2), 33.68),
+        ("Set5", Degradation("upscale", 3), Protocol("y", 3), 30.40),
+        ("Set5", Degradation("upscale", 4), Protocol("y", 4), 28.43),
+        ("Set14", Degradation("upscale", 2), Protocol("y", 2), 30.33),
+        ("Set14", Degradation("upscale", 3), Protocol("y", 3), 27.63),
+        ("Set14", Degradation("upscale", 4), Protocol("y", 4), 26.09),
+        ("Classic5", Degradation("decompress", quality=10), GREY, 27.82),
+        ("LIVE1", Degradation("decompress", quality=10), GREY, 27.77),
+        ("Rain100L", RAIN, Protocol("y", 0, rounding="luma"), 26.49),
+        ("CBSD68", NOISE, RGB, 20.17),
+    ],
+)
+def test_doing_nothing_scores_as_published(
+    shared: Path, name: str, degradation: Degradation, protocol: Protocol, expected: float
+) -> None:
+    values = []
+    for item in load(name, degradation, root=shared / "data").items:
+        pair = prepare(item, degradation, protocol)
+        values.append(
+            metrics.psnr(
+                pair.before,
+                pair.truth,
+                channel=protocol.channel,
+                crop=protocol.crop,
+                round_luma=protocol.rounding == "luma",
+            )
+        )
+    assert np.mean(values) == pytest.approx(expected, abs=0.02)
+
+
+def test_published_code_reads_grey_pictures_as_colour(tmp_path: Path) -> None:
+    photo("L").save(tmp_path / "grey.png")
+    (item,) = scan(tmp_path, X2)
+    assert prepare(item, X2, SR).truth.shape[2] == 3
+    assert prepare(item, Degradation("decompress", quality=10), GREY).truth.ndim == 2
+    Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "grey.png")
+    with pytest.raises(BadImage, match="8 bits"):
+        prepare(item, X2, SR)
