@@ -1,0 +1,51 @@
+"""`mambair bench --speed` and `--scan`: what they count and what they print; never how long it took."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from typer.testing import CliRunner
+
+from mambair_cli import archs
+from mambair_cli.bench import speed
+from mambair_cli.cli.app import app
+
+KWARGS = dict(embed_dim=32, depths=[1], d_state=8, mlp_ratio=1.0, upscale=2, upsampler="pixelshuffledirect")
+
+
+def test_counts_are_those_of_the_network() -> None:
+    network = archs.build("mambair", **KWARGS).eval()
+    row = speed.measure_network("tiny", network, 3, (12, 20), speed.Rates(exps=1e9, macs=1e9))
+    pixels = 12 * 20
+    assert row.updates == 4 * pixels * 32 * 8  # directions, pixels, channels, states
+    # Most weights meet every pixel once; those of the attention meet one vector, those of the scan are not products.
+    weights = sum(p.numel() for name, p in network.named_parameters() if p.dim() > 1 and "attention.1" not in name)
+    assert 0.8 * weights * pixels < row.macs < 1.1 * weights * pixels
+    assert row.floor == row.updates / 1e9 + row.macs / 1e9
+    assert row.ratio == row.seconds / row.floor
+    assert 0 < row.scan_share < 1
+    assert row.peak_memory > 1e6
+
+
+def test_speed_reports() -> None:
+    result = CliRunner().invoke(app, ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["rows"][0]["size"] == [8, 16]  # height, width
+    assert report["machine"]["exps"] > 1e6
+    threads = torch.get_num_threads()
+    table = CliRunner().invoke(
+        app, ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"]
+    )
+    assert "time/floor" in table.stdout
+    assert torch.get_num_threads() == threads
+
+
+def test_scan_reports(monkeypatch) -> None:
+    monkeypatch.setattr(speed, "LAYERS", {"small": (6, 5, 8, 4, 2)})
+    result = CliRunner().invoke(app, ["bench", "--scan", "--threads", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert {"torch"} <= {row["backend"] for row in rows}
+    assert all(row["forward"] > 0 and row["backward"] > 0 for row in rows)
