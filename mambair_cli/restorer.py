@@ -26,6 +26,7 @@ log = logging.getLogger("mambair")
 Progress = Callable[[int, int], None]
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+BAND = 256  # output rows handed over at a time: what the caller makes of them is small beside a row of tiles
 
 # Peak memory per input pixel and channel of the widest map, measured on the CPU with 256x256 pixels.
 BYTES_PER_CHANNEL = {
@@ -144,14 +145,10 @@ class Restorer:
 
     def restore(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
         """(C, H, W) float32 in [0, 1] -> (C, H * scale, W * scale), clamped to [0, 1], both on the CPU."""
-        bands = self.restore_bands(lq, progress)
-        _, band = next(bands)
-        height = lq.shape[1] * self.spec.scale
-        if band.shape[1] == height:
-            return band
-        result = band.new_empty(band.shape[0], height, band.shape[2])
-        result[:, : band.shape[1]] = band
-        for y, band in bands:
+        check_picture(lq)
+        channels, height, width = lq.shape
+        result = torch.empty(channels, height * self.spec.scale, width * self.spec.scale)
+        for y, band in self.restore_bands(lq, progress):
             result[:, y : y + band.shape[1]] = band
         return result
 
@@ -162,8 +159,7 @@ class Restorer:
         picture, whose chroma is kept. `progress` is told (tiles done, tiles in all). Raises BadImage for what is
         not a picture and MambairError where even small tiles do not fit into memory or numbers overflow.
         """
-        if lq.dim() != 3 or lq.shape[0] not in (1, 3) or 0 in lq.shape:
-            raise BadImage(f"A picture is (1 or 3, H, W), not {tuple(lq.shape)}.")
+        check_picture(lq)
         lq = lq.detach().to("cpu", torch.float32)
         scale, (_, height, width) = self.spec.scale, lq.shape
         run, rows, columns = self._plan(lq)
@@ -180,7 +176,10 @@ class Restorer:
         image = tiling.extend(lq, rows[-1].stop, columns[-1].stop, edge=False)
         for y, band in tiling.blend(image, rows, columns, scale, tile):
             self.precision_used = run.precision
-            yield y, band[:, : height * scale - y, : width * scale].clamp(0, 1)
+            band = band[:, : height * scale - y, : width * scale]
+            for start in range(0, band.shape[1], BAND):
+                yield y + start, band[:, start : start + BAND].clamp(0, 1)
+            del band  # else the finished row of tiles would stay in memory beside the next one
 
     def _plan(self, lq: Tensor) -> tuple[Run, list[Span], list[Span]]:
         """How to cut the picture: by `tile`, by its size, and by the memory there is."""
@@ -217,7 +216,7 @@ class Restorer:
                 run.size = TileSize(math.isqrt(height * width)).half()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._say(f"Out of memory on {self.device}: going on with tiles of {run.size.side} pixels.")
+            self._say(f"Out of memory on {self.device}: going on with smaller tiles.")
         self.tile_used = run.size.side
         rows, columns = self._smooth(height, run.size), self._smooth(width, run.size)
 
@@ -261,7 +260,9 @@ class Restorer:
         _, height, width = x.shape
         rows, columns = padded_size(height, self.spec), padded_size(width, self.spec)
         padded = tiling.extend(x, rows, columns, edge=self.spec.pad_mode == "symmetric")
-        with torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32"):
+        autocast = torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
+        # Unless told not to, cuDNN computes float32 convolutions in TF32, and differently from run to run.
+        with autocast, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
             result = self.network(padded[None])[0]
         return result[:, : height * scale, : width * scale].float()
 
@@ -271,7 +272,7 @@ class Restorer:
                 f"An array of shape {image.shape} is not a picture (H, W), (H, W, 1) or (H, W, 3).",
                 "Restore colour and alpha apart." if image.ndim == 3 and image.shape[2] in (2, 4) else "",
             )
-        if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
+        if image.dtype.kind != "f" and image.dtype.name not in ("uint8", "uint16"):
             raise BadImage(
                 f"Pixels of type {image.dtype} have no known range.", "Use uint8, uint16 or float in [0, 1]."
             )
@@ -314,6 +315,12 @@ def padded_size(length: int, spec: zoo.ModelSpec) -> int:
     length = max(length, spec.min_size)
     padding = spec.multiple if spec.pad_extra else -length % spec.multiple
     return (length + padding) // spec.multiple * spec.multiple
+
+
+def check_picture(lq: Tensor) -> None:
+    """Raise BadImage unless this is (1 or 3, H, W) with at least one pixel."""
+    if lq.dim() != 3 or lq.shape[0] not in (1, 3) or 0 in lq.shape:
+        raise BadImage(f"A picture is (1 or 3, H, W), not {tuple(lq.shape)}.")
 
 
 def luma(x: Tensor) -> Tensor:

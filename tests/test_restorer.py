@@ -124,6 +124,7 @@ def test_bands_are_the_whole_from_top_to_bottom() -> None:
     lq, told = picture(100, 70), []
     bands = list(restorer.restore_bands(lq, lambda done, total: told.append((done, total))))
     assert len(bands) > 2
+    assert max(band.shape[1] for _, band in Restorer(spec(4), Nearest(4)).restore_bands(lq)) <= 256
     assert torch.equal(torch.cat([band for _, band in bands], 1), restorer.restore(lq))
     assert [y for y, _ in bands] == [0, *np.cumsum([band.shape[1] for _, band in bands])[:-1]]
     assert told == [(i + 1, len(told)) for i in range(len(told))]
@@ -251,9 +252,9 @@ def test_running_out_of_memory_halves_the_tile_and_says_so_once(
         torch.testing.assert_close(restorer.restore(lq), lq, rtol=0, atol=1e-6)
         assert isinstance(restorer.tile_used, int)
         assert restorer.tile_used <= 48
-    sizes = [record.getMessage() for record in caplog.records]
-    assert len(sizes) == len(set(sizes)) <= 2
-    assert "Out of memory on cpu" in sizes[0]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Out of memory on cpu: going on with smaller tiles."
+    ]
 
 
 def test_no_memory_at_all_is_an_error_that_says_what_to_do() -> None:
@@ -400,11 +401,12 @@ def test_arrays_that_are_not_pictures_are_refused(image: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "comes_back_as"),
-    [(mode, mode) for mode in ("L", "I;16", "RGB", "LA", "RGBA")] + [("1", "L"), ("P", "RGB"), ("CMYK", "RGB")],
+    [(mode, mode) for mode in ("L", "I;16", "I;16B", "RGB", "LA", "RGBA")]
+    + [("1", "L"), ("P", "RGB"), ("CMYK", "RGB")],
 )
 def test_pil_images_of_every_mode(mode: str, comes_back_as: str) -> None:
-    if mode == "I;16":
-        image = Image.fromarray(np.arange(30, dtype=np.uint16).reshape(6, 5) * 2000)
+    if mode.startswith("I;16"):
+        image = Image.fromarray((np.arange(30).reshape(6, 5) * 2000).astype(">u2" if mode == "I;16B" else "<u2"))
     else:
         image = Image.linear_gradient("L").resize((5, 6)).convert("RGB").convert(mode)
     result = Restorer(spec(2), Nearest(2))(image)
