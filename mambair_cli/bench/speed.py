@@ -92,10 +92,11 @@ def _seconds(run: Callable[[], object], device: torch.device, *, at_least: float
 def measure_rates(device: torch.device) -> Rates:
     """The machine's exp and float32 matmul rates, at the current number of threads."""
     on_gpu = device.type != "cpu"
-    x = -torch.rand(2**24 if on_gpu else 2**14 * torch.get_num_threads(), device=device)
+    # On a CPU what fits each core's cache, yet enough of it that waking the threads does not count.
+    x = -torch.rand(2**24 if on_gpu else 2**16 * torch.get_num_threads(), device=device)
     side = 4096 if on_gpu else 1024
     a, b = torch.rand(2, side, side, device=device)
-    y, c, repeats = torch.empty_like(x), torch.empty_like(a), 1 if on_gpu else 200
+    y, c, repeats = torch.empty_like(x), torch.empty_like(a), 1 if on_gpu else 100
 
     def exps() -> None:
         for _ in range(repeats):
