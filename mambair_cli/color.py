@@ -155,11 +155,11 @@ def as_float(pixels: Array) -> Array:
 
 
 def quantise(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Float samples in [0, 1] at a depth, rounded half to even (as the field's metrics expect)."""
+    """Float samples clipped to [0, 1], at a depth, rounded half to even (as the field's metrics expect)."""
+    values = np.clip(values, 0.0, 1.0)
     if dtype == np.float32:
         return values
-    top = np.iinfo(dtype).max
-    return np.rint(np.clip(values, 0.0, 1.0) * top).astype(dtype)
+    return np.rint(values * np.iinfo(dtype).max).astype(dtype)
 
 
 def resample(pixels: Array, size: tuple[int, int]) -> Array:

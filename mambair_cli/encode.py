@@ -49,12 +49,16 @@ def write(picture: Picture, stream: IO[bytes], form: Format, encoding: Encoding)
     if frames[0].pixels.dtype != np.uint8 and not (frames[0].grey and frames[0].alpha is None):
         return (*problems, *deep.write([_stack(f) for f in frames], stream, form, kept, encoding.png_level))
     options, lost = metadata.save_options(kept, form, picture.size)
+    coding = _coding(picture, form, encoding)
+    if form.name == "TIFF" and coding["compression"] != "raw" and metadata.has_directories(kept):
+        coding["compression"] = "raw"  # Pillow has libtiff compress, which cannot write EXIF's own directories
+        problems = (*problems, "written uncompressed: only so can a TIFF's EXIF be kept")
     images = [_to_pillow(frame) for frame in frames]
     if len(images) > 1:
         options |= _animation(picture, images, form)
     if form.name == "GIF":
         problems = (*problems, "GIF holds 256 colours a frame; --format webp or png holds all")
-    images[0].save(stream, form.name, **options, **_coding(picture, form, encoding))
+    images[0].save(stream, form.name, **options, **coding)
     return (*problems, *lost)
 
 

@@ -19,6 +19,7 @@ from mambair_cli.errors import BadImage
 from mambair_cli.formats import FORMATS, MAX_PIXELS
 from mambair_cli.metadata import Metadata
 
+_RAISE_LIMIT = "If the file is sound, raise --max-pixels."
 _READ = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "AVIF", "HEIF", "GIF", "BMP", "PPM")
 
 
@@ -72,7 +73,7 @@ class Picture:
 
 def read(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode a file or its bytes. Raises BadImage, whatever the bytes are."""
-    with _opened(source) as (file, image):
+    with _opened(source, max_pixels) as (file, image):
         if image is None:
             return _read_deep(file, None, max_pixels)
         _check_pixels(image.size, _count(image), max_pixels)
@@ -82,11 +83,12 @@ def read(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 @contextmanager
-def _opened(source: Path | bytes) -> Iterator[tuple[IO[bytes], Image.Image | None]]:
+def _opened(source: Path | bytes, max_pixels: int) -> Iterator[tuple[IO[bytes], Image.Image | None]]:
     """The file, and Pillow's view of it (None for a TIFF that Pillow cannot open).
 
     The one place where what a decoder raises on bad bytes becomes BadImage.
     """
+    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow allocates for some formats before we see the size
     try:
         with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
             yield file, _identify(file)
@@ -94,6 +96,8 @@ def _opened(source: Path | bytes) -> Iterator[tuple[IO[bytes], Image.Image | Non
         raise
     except FileNotFoundError as error:
         raise BadImage("no such file") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"more than {max_pixels:,} pixels", _RAISE_LIMIT) from error
     except UnidentifiedImageError as error:
         raise BadImage("not a picture, or not one that can be read", _hint(source)) from error
     except Exception as error:  # decoders raise anything: struct.error, KeyError, zlib.error, SyntaxError, ...
@@ -137,7 +141,7 @@ def _check_pixels(size: tuple[int, int], frames: int, max_pixels: int) -> None:
         each = f" in {frames} frames" if frames > 1 else ""
         raise BadImage(
             f"{size[0]}x{size[1]} pixels{each} are more than {max_pixels:,}",
-            "If the file is sound, raise --max-pixels.",
+            _RAISE_LIMIT,
         )
 
 
@@ -147,6 +151,7 @@ def _read_with_pillow(file: IO[bytes], image: Image.Image) -> Picture:
         image.seek(index)
         image.load()
         if index == 0:
+            notes += metadata.exif_problem(image)
             traits = _traits(file, image)
         frames.append(_frame(image))
     image.seek(0)

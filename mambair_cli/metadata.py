@@ -94,8 +94,17 @@ def _clean_exif(image: Image.Image) -> bytes:
     return exif.tobytes() if len(exif) else b""
 
 
+def exif_problem(image: Image.Image) -> tuple[str, ...]:
+    """A warning, if the EXIF data cannot be parsed at all."""
+    try:
+        image.getexif()
+    except Exception as error:  # as in `collect`
+        return (f"broken EXIF data is dropped ({error})",)
+    return ()
+
+
 def orientation(image: Image.Image) -> int:
-    """EXIF's 1 to 8; 1 where the EXIF data is broken (`collect` says so)."""
+    """EXIF's 1 to 8; 1 where the EXIF data is broken."""
     try:
         value = int(image.getexif().get(_TAG.Orientation, 1))
     except Exception:  # as in `collect`
@@ -158,6 +167,13 @@ def _sized_exif(data: bytes, size: tuple[int, int]) -> Image.Exif:
         if _TAG.ExifImageWidth in details:
             details[_TAG.ExifImageWidth], details[_TAG.ExifImageHeight] = size
     return exif
+
+
+def has_directories(metadata: Metadata) -> bool:
+    """Whether there is EXIF beyond the tags that a TIFF has of its own."""
+    exif = Image.Exif()
+    exif.load(metadata.exif)
+    return any(exif.get_ifd(ifd) for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo))
 
 
 def _tiff_tags(exif: Image.Exif, metadata: Metadata) -> Image.Exif:

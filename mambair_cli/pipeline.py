@@ -182,7 +182,8 @@ def restore_frame(
     result = np.empty((height, width, view.shape[2]), view.dtype)
     lq = torch.from_numpy(color.as_float(view)).permute(2, 0, 1)
     for y, band in restorer.restore_bands(lq, progress):
-        result[y : y + band.shape[1]] = color.quantise(band.permute(1, 2, 0).numpy(), view.dtype)
+        for channel, plane in enumerate(band.numpy()):  # one at a time: bands of large pictures are large
+            result[y : y + band.shape[1], :, channel] = color.quantise(plane, view.dtype)
     if space is not None:
         result = color.restore_gamut(result, original, space)
     alpha = None if frame.alpha is None else color.resample(frame.alpha, (width, height))

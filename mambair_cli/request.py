@@ -110,6 +110,6 @@ def _hint(spec: ModelSpec, picture: Picture, say: Say) -> None:
         megapixels = width * height * scale**2 / 1e6
         say(f"a large picture: {width * scale}x{height * scale} will come out ({megapixels:.0f} megapixels)")
     noisy = picture.jpeg_quality is not None and picture.jpeg_quality < _NOISY_JPEG
-    if noisy and not spec.compressed and "real" not in spec.aliases:
+    if noisy and not spec.compressed and not any(alias.startswith("real") for alias in spec.aliases):
         quality = f"JPEG of quality {picture.jpeg_quality}"
         say(f"{quality}: {spec.name} enlarges its artefacts too; try -m real or --compressed")

@@ -186,6 +186,7 @@ def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Reque
         inputs += files.read_list(options.files_from)
     if not inputs:
         raise UsageError("no pictures given", f"For example: mambair {request.task} photo.jpg")
+    _check_streams(inputs, options)
     request = replace(request, model=options.model, spec=_spec_of_weights(request, options))
     naming = files.Naming(
         tag.format(scale=request.nominal().scale),
@@ -193,15 +194,14 @@ def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Reque
         formats.of_choice(options.format) if options.format else None,
         options.name,
     )
-    jobs = files.plan(files.find(inputs, options.recursive), naming)
-    _check_streams(jobs, options)
-    return request, jobs
+    return request, files.plan(files.find(inputs, options.recursive), naming)
 
 
-def _check_streams(jobs: list[Job], options: RestoreOptions) -> None:
-    if any(job.source is None for job in jobs) and sys.stdin.isatty():
+def _check_streams(inputs: list[str], options: RestoreOptions) -> None:
+    """stdin and stdout can carry one thing each, and no terminal wants a picture's bytes."""
+    if "-" in inputs and sys.stdin.isatty():
         raise UsageError("stdin is a terminal, not a picture", "Redirect a file into it: < photo.jpg")
-    if any(job.target is None for job in jobs) and not options.dry_run:
+    if not options.dry_run and (options.output == "-" or (options.output is None and inputs == ["-"])):
         if options.json:
             raise UsageError("the picture and --json cannot share stdout", "Write the picture with -o FILE.")
         if sys.stdout.isatty():

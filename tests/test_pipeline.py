@@ -1,0 +1,295 @@
+"""The pipeline and what decides on a model, with a network that only repeats pixels."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from album import encoded, photo
+
+from mambair_cli import files, images, pipeline, zoo
+from mambair_cli.errors import MambairError, Unavailable, UsageError
+from mambair_cli.files import Job, Naming
+from mambair_cli.fit import Fit
+from mambair_cli.formats import FORMATS
+from mambair_cli.images import Frame, Picture
+from mambair_cli.pipeline import Settings
+from mambair_cli.record import Record
+from mambair_cli.request import Request, level_note
+
+
+class Repeater:
+    """In the place of a Restorer: every pixel `scale` times, in bands of three rows."""
+
+    def __init__(self, scale: int = 2) -> None:
+        self.spec = SimpleNamespace(name="repeater", scale=scale)
+        self.device, self.precision_used, self.scan = torch.device("cpu"), "fp32", "torch"
+        self.sha256, self.tile_used, self.ensemble, self.seed = "0" * 64, "off", False, 0
+
+    def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+        if progress:
+            progress(1, 1)
+        scale = self.spec.scale
+        big = lq.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+        for y in range(0, big.shape[1], 3):
+            yield y, big[:, y : y + 3]
+
+
+class Diary:
+    """Listens, and keeps everything."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.notes: list[str] = []
+        self.done: list[tuple[int, int]] = []
+        self.threads: set[int] = set()
+
+    def tiles(self, job: Job, done: int, total: int) -> None:
+        self.done.append((done, total))
+
+    def note(self, job: Job, text: str) -> None:
+        self.notes.append(text)
+
+    def record(self, record: Record) -> None:
+        self.threads.add(threading.get_ident())
+        self.records.append(record)
+
+
+def restore_all(jobs: list[Job], repeater: Repeater, **settings: object) -> Diary:
+    diary = Diary()
+    pipeline.run(jobs, lambda picture, say: repeater.spec, lambda spec: repeater, Settings(**settings), diary)
+    return diary
+
+
+def jobs_of(folder: Path, count: int) -> list[Job]:
+    (folder / "in").mkdir()
+    for index in range(count):
+        photo().rotate(index).save(folder / "in" / f"{index}.png")
+    sources = files.find([str(folder / "in")])
+    return files.plan(sources, Naming("x2", f"{folder}/out/"))
+
+
+def test_records_come_in_order_from_the_calling_thread(tmp_path: Path) -> None:
+    jobs = jobs_of(tmp_path, 9)
+    assert jobs[3].source is not None
+    jobs[3].source.write_bytes(b"broken")
+    diary = restore_all(jobs, Repeater())
+    assert [record.input for record in diary.records] == [job.input for job in jobs]
+    assert [record.status for record in diary.records] == ["done"] * 3 + ["failed"] + ["done"] * 5
+    assert diary.threads == {threading.get_ident()}
+
+
+def test_the_record_is_the_contract(tmp_path: Path) -> None:
+    [job] = jobs_of(tmp_path, 1)
+    [record] = restore_all([job], Repeater()).records
+    told = json.loads(record.json())
+    assert told.pop("seconds") > 0
+    assert told == {
+        "schema": 1,
+        "input": job.input,
+        "output": job.output,
+        "status": "done",
+        "error": None,
+        "model": "repeater",
+        "sha256": "0" * 64,
+        "scale": 2,
+        "input_size": [61, 47],
+        "output_size": [122, 94],
+        "device": "cpu",
+        "precision": "fp32",
+        "scan": "torch",
+        "tile": "off",
+        "ensemble": False,
+        "seed": 0,
+    }
+
+
+def test_reading_and_writing_happen_while_the_network_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = jobs_of(tmp_path, 5)
+    read = {job.source: threading.Event() for job in jobs}
+    wrote = [threading.Event() for _ in jobs]
+    real = images.read, pipeline._write
+
+    def reading(source: Path, limit: int) -> Picture:
+        read[source].set()
+        return real[0](source, limit)
+
+    def writing(job: Job, *rest: object) -> object:
+        written = real[1](job, *rest)
+        wrote[jobs.index(job)].set()
+        return written
+
+    class Waiting(Repeater):
+        index = 0
+
+        def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+            """Works until the next picture is being read and the last one is written."""
+            if self.index + 1 < len(jobs):
+                assert read[jobs[self.index + 1].source].wait(20)
+            if self.index:
+                assert wrote[self.index - 1].wait(20)
+            self.index += 1
+            yield from super().restore_bands(lq, progress)
+
+    monkeypatch.setattr(pipeline.images, "read", reading)
+    monkeypatch.setattr(pipeline, "_write", writing)
+    assert [record.status for record in restore_all(jobs, Waiting()).records] == ["done"] * 5
+
+
+def test_large_results_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs, write, lock = jobs_of(tmp_path, 8), pipeline._write, threading.Lock()
+    restored, written, most = 0, 0, 0
+
+    def counted(*args: object) -> object:
+        nonlocal written
+        time.sleep(0.03)
+        result = write(*args)
+        with lock:
+            written += 1
+        return result
+
+    class Counting(Repeater):
+        def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+            nonlocal restored, most
+            yield from super().restore_bands(lq, progress)
+            with lock:
+                restored += 1
+                most = max(most, restored - written)
+
+    monkeypatch.setattr(pipeline, "_write", counted)
+    monkeypatch.setattr(pipeline, "WAITING_PIXELS", 122 * 94)  # one result
+    restore_all(jobs, Counting())
+    assert most <= 2  # the one just restored, and one being written
+
+
+def test_missing_weights_end_the_batch_after_what_is_done(tmp_path: Path) -> None:
+    jobs, diary, repeater = jobs_of(tmp_path, 3), Diary(), Repeater()
+
+    def load(spec: object) -> Repeater:
+        if diary.done:
+            raise Unavailable("gone")
+        return repeater
+
+    with pytest.raises(Unavailable):
+        pipeline.run(jobs, lambda picture, say: repeater.spec, load, Settings(), diary)
+    assert [record.status for record in diary.records] == ["done"]
+
+
+def test_a_network_that_breaks_on_a_picture_breaks_only_that(tmp_path: Path) -> None:
+    class Picky(Repeater):
+        def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+            if lq[0, 0, 0] == 0:
+                raise RuntimeError("cannot")
+            return super().restore_bands(lq, progress)
+
+    records = restore_all(jobs_of(tmp_path, 3), Picky()).records
+    assert [record.status for record in records] == ["done", "failed", "failed"]  # turning leaves black corners
+    assert records[1].error == "RuntimeError: cannot"
+
+
+def test_a_full_disk_ends_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline.encode, "write", full)
+    records = restore_all(jobs_of(tmp_path, 20), Repeater()).records
+    assert 0 < len(records) < 20
+    assert {record.status for record in records} == {"failed"}
+    assert "0.png: No space left on device" in str(records[0].error)
+
+
+# --- a wished size ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fit", "size", "tag"),
+    [
+        (Fit(width=100), (100, 50), "100w"),
+        (Fit(height=100), (200, 100), "100h"),
+        (Fit(width=100, height=20), (40, 20), "100wx20h"),
+        (Fit(long_edge=120), (120, 60), "120px"),
+        (Fit(megapixels=0.0098), (140, 70), "0.0098mp"),
+    ],
+)
+def test_sizes_keep_proportions(fit: Fit, size: tuple[int, int], tag: str, tmp_path: Path) -> None:
+    assert fit.size((80, 40)) == size
+    assert fit.tag == tag
+    picture = Picture((Frame(np.zeros((40, 80, 3), np.uint8), np.zeros((40, 80), np.uint8)),))
+    result = pipeline.restore(picture, FORMATS["PNG"], Repeater(), fit)
+    assert result.size == size
+    assert result.frames[0].alpha is not None
+    assert result.frames[0].alpha.shape == size[::-1]
+
+
+def test_only_one_size_can_be_wished() -> None:
+    with pytest.raises(UsageError):
+        Fit(width=3, long_edge=4)
+
+
+# --- which model ------------------------------------------------------------------------------------------------
+
+
+def chosen(request: Request, picture: Picture) -> tuple[str, list[str]]:
+    notes: list[str] = []
+    spec = request.model_for(picture, notes.append)
+    return spec.level, notes
+
+
+def plain(width: int = 64, height: int = 48, noise: float = 0.0) -> Picture:
+    slope = np.linspace(0.3, 0.7, width)[None, :, None] * np.ones((height, 1, 3))
+    pixels = slope + np.random.default_rng(0).normal(0, 1, slope.shape) * noise / 255
+    return Picture((Frame(np.clip(pixels, 0, 1).astype(np.float32)),))
+
+
+@pytest.mark.parametrize(("long_edge", "scale"), [(60, "x2"), (128, "x2"), (129, "x3"), (192, "x3"), (250, "x4")])
+def test_the_smallest_scale_that_is_enough_is_taken(long_edge: int, scale: str) -> None:
+    request = Request("upscale", fit=Fit(long_edge=long_edge), model="light")
+    assert chosen(request, plain())[0] == scale
+
+
+def test_a_size_beyond_the_largest_scale_is_refused() -> None:
+    with pytest.raises(MambairError, match="more than one step"):
+        chosen(Request("upscale", fit=Fit(long_edge=300), model="light"), plain())
+
+
+@pytest.mark.parametrize(("sigma", "level"), [(14, "σ15"), (24, "σ25"), (40, "σ50")])
+def test_noise_is_measured_where_that_is_wished(sigma: int, level: str) -> None:
+    name = next(s.name for s in zoo.zoo().values() if s.task == "denoise" and s.sigma == 25)
+    alias = next(alias for alias in zoo.find(name).aliases)
+    found, notes = chosen(Request("denoise", sigma="auto", model=alias), plain(noise=sigma))
+    assert found == level
+    assert notes[0].startswith("noise of about")
+
+
+@pytest.mark.parametrize(("quality", "level"), [(8, "q10"), (32, "q30"), (60, "q40")])
+def test_the_quality_of_the_jpeg_chooses(quality: int, level: str) -> None:
+    picture = images.read(encoded(photo(), "JPEG", quality=quality))
+    alias = next(s.aliases[0] for s in zoo.zoo().values() if s.task == "decompress" and s.quality == 10 and s.aliases)
+    found, notes = chosen(Request("decompress", model=alias), picture)
+    assert found == level
+    assert notes[0].startswith(f"JPEG quality {quality}")
+
+
+def test_what_a_user_would_want_to_know_is_said() -> None:
+    upscale = Request("upscale", scale=4, model="light")
+    rough = replace(plain(), jpeg_quality=40)
+    assert any("--compressed" in note for note in chosen(upscale, rough)[1])
+    assert not any("--compressed" in note for note in chosen(replace(upscale, model="compressed"), rough)[1])
+    large = Picture((Frame(np.zeros((3000, 4001, 1), np.uint8)),))
+    assert any("16004x12000 will come out" in note for note in chosen(upscale, large)[1])
+    assert chosen(upscale, plain())[1] == []
+
+
+def test_a_level_nobody_trained_for_is_named() -> None:
+    request = Request("denoise", sigma=20, model="mambair-colordn-25")
+    spec = next(s for s in zoo.zoo().values() if s.task == "denoise" and s.sigma == 25)
+    assert "25" in str(level_note(request, spec))
+    assert level_note(replace(request, sigma=25), spec) is None
