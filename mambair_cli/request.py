@@ -50,6 +50,11 @@ class Request:
     def model_for(self, picture: Picture, say: Say) -> ModelSpec:
         """The model for this picture; what the user should know of the choice goes to `say`."""
         spec = self.spec or self._choose(picture, say)
+        if self.fit and (factor := self.fit.factor(picture.size)) > spec.scale:
+            raise MambairError(
+                f"the size asked for is x{factor:.3g}, and {spec.name} enlarges x{spec.scale}",
+                "Ask for less, or enlarge in two steps.",
+            )
         if self.task == "upscale":
             _hint(spec, picture, say)
         return spec
@@ -79,21 +84,19 @@ class Request:
         )
 
     def _enlarging(self, factor: float) -> ModelSpec:
-        """The model of the smallest scale that is enough."""
-        reasons: list[MambairError] = []
+        """The model of the smallest scale that is enough, or of the largest that there is."""
+        largest: ModelSpec | None = None
         for scale in SCALES:
             try:
-                spec = self._resolve(scale, None, None)
+                largest = self._resolve(scale, None, None)
             except (UsageError, Unavailable) as error:
-                reasons.append(error)
+                reason = error
                 continue
-            if spec.scale >= factor:
-                return spec
-        if len(reasons) == len(SCALES):
-            raise reasons[-1]
-        raise MambairError(
-            f"x{factor:.2g} is more than one step can enlarge", "Upscale it first, then fit the result."
-        )
+            if largest.scale >= factor:
+                break
+        if largest is None:
+            raise reason
+        return largest
 
 
 def level_note(request: Request, spec: ModelSpec) -> str | None:

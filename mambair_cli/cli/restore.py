@@ -187,13 +187,9 @@ def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Reque
     if not inputs:
         raise UsageError("no pictures given", f"For example: mambair {request.task} photo.jpg")
     _check_streams(inputs, options)
+    form = formats.of_choice(options.format) if options.format else None
     request = replace(request, model=options.model, spec=_spec_of_weights(request, options))
-    naming = files.Naming(
-        tag.format(scale=request.nominal().scale),
-        options.output,
-        formats.of_choice(options.format) if options.format else None,
-        options.name,
-    )
+    naming = files.Naming(tag.format(scale=request.nominal().scale), options.output, form, options.name)
     return request, files.plan(files.find(inputs, options.recursive), naming)
 
 

@@ -1,0 +1,173 @@
+"""The application: what it loads, what it says, and the status it leaves with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from album import encoded, photo
+from commands import Mambair, mambair
+from networks import identity, nearest
+from PIL import Image
+
+
+@pytest.fixture
+def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mambair:
+    for variable in ("MAMBAIR_MODEL", "MAMBAIR_DEVICE", "MAMBAIR_OFFLINE", "CI"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    photo().save("a.png")
+    return partial(mambair, capture=capfdbinary)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "--version", "models list", "upscale --help", "upscale -n -m light -s 4 a.png", "upscale -s 7 a.png"],
+)
+def test_what_needs_no_network_loads_no_torch(command: str, tmp_path: Path) -> None:
+    photo().save(tmp_path / "a.png")
+    code = (
+        "import sys\n"
+        "from mambair_cli.cli.app import run\n"
+        f"try: run({command.split()!r})\n"
+        "except SystemExit: print('torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    torch, numpy = ended.stderr.split()[-2:]
+    assert torch == "False"
+    assert numpy == "False" or "a.png" in command
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "reason"),
+    [
+        ("upscale", 2, "no pictures given"),
+        ("upscale -s 7 a.png", 2, "no model enlarges x7"),
+        ("upscale --width 9 --long-edge 9 a.png", 2, "more than one size"),
+        ("upscale -m mambairv2-lihgt-x4 a.png", 2, "Did you mean"),
+        ("upscale --format bmp a.png", 2, "unknown format"),
+        ("upscale --nonsense a.png", 2, "No such option"),
+        ("upscale -m light -s 4 --device abacus a.png", 2, "abacus"),
+        ("upscale -m light -s 4 --tile 1x1 a.png", 2, "tile"),
+        ("upscale -m light -s 4 --precision fp8 a.png", 2, "fp8"),
+        ("upscale -m light -s 4 -o - --json a.png", 2, "cannot share stdout"),
+        ("denoise --sigma loud a.png", 2, "makes no sense"),
+        ("denoise --sigma 300 a.png", 2, "makes no sense"),
+        ("upscale -m base -s 4 --offline a.png", 3, "classicSR_Base_x4"),
+        ("upscale --files-from none.txt", 2, "cannot read the list"),
+    ],
+)
+def test_what_cannot_work_says_why_and_leaves_its_status(
+    command: str, status: int, reason: str, run: Mambair
+) -> None:
+    outcome = run(*command.split())
+    assert outcome.status == status
+    assert reason in " ".join(outcome.err.split())
+    assert outcome.out == b""
+    assert "Traceback" not in outcome.err
+    assert sorted(path.name for path in Path().iterdir() if path.name != "cache") == ["a.png"]
+
+
+def test_weights_for_another_job_are_refused(run: Mambair, tmp_path: Path) -> None:
+    outcome = run("denoise", "--weights", nearest(tmp_path / "nearest.pth"), "a.png")
+    assert outcome.status == 2
+    assert "enlarges x2: it cannot denoise" in outcome.err
+
+
+def test_a_rehearsal_names_everything_and_does_nothing(run: Mambair) -> None:
+    Path("b.png").write_bytes(b"broken")
+    Path("c_x4.png").touch()
+    photo().save("c.png")
+    before = sorted(Path().iterdir())
+    outcome = run("upscale", "-m", "light", "-s", "4", "-n", "a.png", "b.png", "c.png")
+    lines = outcome.out.decode().splitlines()
+    assert lines[0].startswith("a.png -> a_x4.png (mambairv2-light-x4")
+    assert lines[0].endswith("61x47 -> 244x188)")
+    assert "fails: not a picture" in lines[1]
+    assert lines[2].endswith("exists, skipped")
+    assert outcome.status == 1
+    assert sorted(Path().iterdir()) == before
+    outcome = run("upscale", "-m", "light", "-s", "4", "-n", "--json", "a.png")
+    [record] = [json.loads(line) for line in outcome.out.splitlines()]
+    assert (record["status"], record["output_size"]) == ("skipped", [244, 188])
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "lines"),
+    [((), {}, 1), ((), {"TERM": "dumb"}, 3), ((), {"CI": "1"}, 3), (("-q",), {"CI": "1"}, 0)],
+)
+def test_progress_is_as_quiet_as_wished(
+    options: tuple[str, ...],
+    environment: dict[str, str],
+    lines: int,
+    run: Mambair,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    photo().save("b.png")
+    outcome = run("upscale", "--weights", nearest(tmp_path / "nearest.pth"), *options, "a.png", "b.png")
+    assert outcome.out.splitlines() == ([] if options else [b"a_x2.png", b"b_x2.png"])
+    assert len(outcome.err.splitlines()) == lines
+
+
+def test_grey_models_restore_luma_and_keep_chroma(run: Mambair, tmp_path: Path) -> None:
+    weights = identity(tmp_path / "grey.pth", channels=1)
+    Path("a.jpg").write_bytes(encoded(photo(), "JPEG", quality=30))
+    outcome = run("decompress", "--weights", weights, "a.jpg", "--format", "png")
+    assert outcome.status == 0, outcome.err
+    with Image.open("a.jpg") as before, Image.open("a_decompressed.png") as after:
+        assert np.abs(np.asarray(after).astype(int) - np.asarray(before)).max() <= 1
+
+
+def test_a_wished_size_comes_out(run: Mambair, tmp_path: Path) -> None:
+    weights = nearest(tmp_path / "nearest.pth")
+    outcome = run("upscale", "--weights", weights, "--long-edge", "100", "--json", "a.png")
+    record = json.loads(outcome.out)
+    assert (record["scale"], record["output_size"], record["output"]) == (2, [100, 77], "a_100px.png")
+    with Image.open("a_100px.png") as image:
+        assert image.size == (100, 77)
+    assert run("upscale", "--weights", weights, "--long-edge", "999", "a.png").status == 1
+
+
+def test_what_works_on_a_terminal_draws_a_bar(tmp_path: Path) -> None:
+    pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX")
+    import os
+    import threading
+
+    photo().save(tmp_path / "a.png")
+    reader, terminal = pty.openpty()
+    drawn: list[bytes] = []
+
+    def drain() -> None:
+        while True:
+            try:
+                drawn.append(os.read(reader, 65536))
+            except OSError:
+                return
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    weights = nearest(tmp_path / "nearest.pth")
+    subprocess.run(
+        [sys.executable, "-m", "mambair_cli", "upscale", "--weights", str(weights), "--tile", "32", "a.png"],
+        cwd=tmp_path,
+        stderr=terminal,
+        stdout=subprocess.PIPE,
+        env={key: value for key, value in os.environ.items() if key != "CI"} | {"TERM": "xterm"},
+        check=True,
+    )
+    os.close(terminal)
+    thread.join()
+    os.close(reader)
+    text = b"".join(drawn).decode()
+    assert "a.png" in text
+    assert "1 done, 0 skipped, 0 failed" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor comes back
