@@ -300,7 +300,7 @@ class Skeleton(nn.Module):
 
 
 def full_precision(module: nn.Module, x: Tensor) -> Tensor:
-    """What makes pixels runs in float32 under autocast too: half precision has hardly more steps than 8-bit pixels."""
+    """What makes pixels stays float32 under autocast: half precision hardly has more steps than 8-bit pixels."""
     with torch.autocast(x.device.type, enabled=False):
         return module(x.float())
 
