@@ -149,7 +149,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_open_new", lambda temporary: Path("/dev/full").open("wb"))
+    monkeypatch.setattr(files, "_open_new", lambda temporary: Path("/dev/full").open("wb"))  # noqa: SIM115
     with pytest.raises(files.DiskFullError, match=r"a\.png: No space left"), atomic(tmp_path / "a.png") as file:
         file.write(b"x" * 100_000)
     assert list(tmp_path.iterdir()) == []
