@@ -60,9 +60,7 @@ def test_low_resolution_files_of_the_field_come_out_identical(shared: Path, name
     assert len(files) in (5, 14)
     for file in files:
         published = np.array(Image.open(file.parents[1] / f"LRx{scale}" / f"{file.stem}x{scale}.png"))
-        np.testing.assert_array_equal(
-            downscale(np.array(Image.open(file)), scale), published, err_msg=file.name
-        )
+        np.testing.assert_array_equal(downscale(np.array(Image.open(file)), scale), published, err_msg=file.name)
 
 
 def test_modcrop_keeps_the_top_left() -> None:
