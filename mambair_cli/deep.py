@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from types import ModuleType
@@ -18,6 +19,8 @@ from mambair_cli.metadata import Metadata
 Array = np.ndarray[Any, Any]
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _XMP_TAG = 700
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised as well
 
 
 def read(data: bytes, form: str, check: Callable[[tuple[int, int], int], None]) -> list[Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from mambair_cli.errors import BadImage
 from mambair_cli.formats import FORMATS, MAX_PIXELS
 from mambair_cli.metadata import Metadata
 
+_opening = threading.Lock()
 _RAISE_LIMIT = "If the file is sound, raise --max-pixels."
 _READ = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "AVIF", "HEIF", "GIF", "BMP", "PPM")
 
@@ -88,10 +90,9 @@ def _opened(source: Path | bytes, max_pixels: int) -> Iterator[tuple[IO[bytes], 
 
     The one place where what a decoder raises on bad bytes becomes BadImage.
     """
-    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow allocates for some formats before we see the size
     try:
         with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            yield file, _identify(file)
+            yield file, _identify(file, max_pixels)
     except BadImage:
         raise
     except FileNotFoundError as error:
@@ -104,9 +105,15 @@ def _opened(source: Path | bytes, max_pixels: int) -> Iterator[tuple[IO[bytes], 
         raise BadImage(f"cannot be read: {error or type(error).__name__}") from error
 
 
-def _identify(file: IO[bytes]) -> Image.Image | None:
+def _identify(file: IO[bytes], max_pixels: int) -> Image.Image | None:
     try:
-        return Image.open(file, formats=_readable())
+        # Pillow allocates for some formats before we see the size; its limit is global, hence the lock.
+        with _opening:
+            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+            try:
+                return Image.open(file, formats=_readable())
+            finally:
+                Image.MAX_IMAGE_PIXELS = before
     except UnidentifiedImageError:
         file.seek(0)
         if file.read(4) in deep.TIFF_MAGICS:
