@@ -8,7 +8,7 @@ KERNEL = CMakeLists.txt $(wildcard mambair_cli/scan/*.cpp mambair_cli/scan/*.hpp
 .PHONY: demo test lint types pytest kernel format clean
 
 demo: $(DEMO_VENV)/.installed
-	$(DEMO_VENV)/bin/mambair upscale -s 4 --force docs/sample.png -o demo/
+	$(DEMO_VENV)/bin/mambair upscale -s 4 --force docs/sample.png -o demo/sample_x4.png
 	$(DEMO_VENV)/bin/mambair compare docs/sample.png demo/sample_x4.png --force -o demo/compare.html
 	@echo
 	@echo "The restored picture is demo/sample_x4.png; open demo/compare.html to see before and after."

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mambair_cli import color, files, images
+from mambair_cli import files, images
 from mambair_cli.errors import BadImage, UsageError
+from mambair_cli.images import color
 
 Bytes = NDArray[np.uint8]
 

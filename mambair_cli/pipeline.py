@@ -16,13 +16,13 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from mambair_cli import color, encode, files, images
-from mambair_cli.encode import Encoding
+from mambair_cli import files, images
 from mambair_cli.errors import MambairError, Unavailable
 from mambair_cli.files import DiskFullError, Job
 from mambair_cli.fit import NO_FIT, Fit
 from mambair_cli.formats import MAX_PIXELS, Format
-from mambair_cli.images import Frame, Picture
+from mambair_cli.images import Frame, Picture, color, encode
+from mambair_cli.images.encode import Encoding
 from mambair_cli.record import Record
 from mambair_cli.zoo import ModelSpec
 

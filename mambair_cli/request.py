@@ -9,7 +9,7 @@ from mambair_cli import zoo
 from mambair_cli.errors import MambairError, Unavailable, UsageError
 from mambair_cli.fit import NO_FIT, Fit, Size
 from mambair_cli.images import Picture
-from mambair_cli.noise import noise_level
+from mambair_cli.images.noise import noise_level
 from mambair_cli.zoo import ModelSpec
 
 AUTO = "auto"

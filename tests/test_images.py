@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import ExifTags, Image
 
-from mambair_cli import color, encode, images, metadata
-from mambair_cli.encode import Encoding
+from mambair_cli import images
 from mambair_cli.errors import BadImage
 from mambair_cli.formats import FORMATS
-from mambair_cli.images import Frame, Picture
-from mambair_cli.noise import noise_level
+from mambair_cli.images import Frame, Picture, color, decode, encode, metadata
+from mambair_cli.images.encode import Encoding
+from mambair_cli.images.noise import noise_level
 
 
 def written(picture: Picture, form: str, **encoding: object) -> tuple[bytes, tuple[str, ...]]:
@@ -99,7 +99,7 @@ def test_ten_bit_avif_and_pictures_inside_a_jpeg_are_mentioned() -> None:
     place = data.index(b"pixi") + 9
     assert data[place : place + 3] == b"\x08\x08\x08"
     deep = data[:place] + b"\x0a\x0a\x0a" + data[place + 3 :]
-    assert images._avif_bits(BytesIO(deep)) == 10
+    assert decode._avif_bits(BytesIO(deep)) == 10
 
 
 def test_float_grey_outside_0_to_1_is_refused() -> None:

@@ -249,7 +249,7 @@ def _loader(options: RestoreOptions, reporter: Reporter) -> Load:
 
 
 def _settings(request: Request, options: RestoreOptions) -> Settings:
-    from mambair_cli.encode import Encoding
+    from mambair_cli.images.encode import Encoding
     from mambair_cli.pipeline import Settings
 
     return Settings(
@@ -273,7 +273,8 @@ def _rehearse(request: Request, jobs: list[Job], options: RestoreOptions) -> Non
 
 
 def _rehearsal(job: Job, request: Request, options: RestoreOptions) -> tuple[Record, str]:
-    from mambair_cli import encode, images
+    from mambair_cli import images
+    from mambair_cli.images import encode
     from mambair_cli.record import Record
 
     if job.target is not None and job.target.exists() and not options.force:

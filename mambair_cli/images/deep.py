@@ -11,10 +11,10 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from mambair_cli import metadata
 from mambair_cli.errors import BadImage
 from mambair_cli.formats import Format
-from mambair_cli.metadata import Metadata
+from mambair_cli.images import metadata
+from mambair_cli.images.metadata import Metadata
 
 Array = np.ndarray[Any, Any]
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

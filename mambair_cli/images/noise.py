@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mambair_cli.color import Array, as_float
+from mambair_cli.images.color import Array, as_float
 
 _NORMAL_MAD = 0.6744897501960817  # median of |x| for x ~ N(0, 1)
 

@@ -14,11 +14,11 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from mambair_cli import color, deep, metadata
-from mambair_cli.color import Array
 from mambair_cli.errors import BadImage
 from mambair_cli.formats import FORMATS, MAX_PIXELS
-from mambair_cli.metadata import Metadata
+from mambair_cli.images import color, deep, metadata
+from mambair_cli.images.color import Array
+from mambair_cli.images.metadata import Metadata
 
 _opening = threading.Lock()
 _RAISE_LIMIT = "If the file is sound, raise --max-pixels."
