@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mambair_cli import __version__, files
-from mambair_cli.cli import bench, compare, models, restore, train
+from mambair_cli.cli import bench, compare, doctor, models, restore, train
 from mambair_cli.errors import MambairError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 RESTORE = (restore.upscale, restore.denoise, restore.derain, restore.decompress)
-for command in (*RESTORE, compare.compare, bench.bench, train.train):
+for command in (*RESTORE, compare.compare, bench.bench, train.train, doctor.doctor):
     app.command()(command)
 app.add_typer(models.app, name="models")
 
