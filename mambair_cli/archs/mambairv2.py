@@ -60,7 +60,7 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.window, self.heads = window, heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        nn.init.normal_(self.relative_position_bias_table, std=0.02)
         self.proj = Linear(width, width)
 
     def forward(self, qkv: Tensor, index: Tensor, shift: int) -> Tensor:

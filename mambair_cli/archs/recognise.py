@@ -39,9 +39,8 @@ def infer(state: Mapping[str, Tensor]) -> tuple[str, dict[str, object]]:
         if objection is None:
             try:
                 kwargs = family.read(shapes)
-                with torch.device("meta"):
-                    network = build(family.arch, **kwargs)
-                objection = _difference(network, shapes)
+                # Not on the meta device: arithmetic there imports torch's compiler, which takes seconds.
+                objection = _difference(build(family.arch, **kwargs), shapes)
             except KeyError as error:
                 objection = f"no {error.args[0]}"
             except (MambairError, ValueError, ArithmeticError) as error:
