@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mambair_cli import archs, load_model, tiling
+from mambair_cli import archs, load_model, restorer, tiling
 from mambair_cli.errors import BadImage, MambairError, UsageError
 from mambair_cli.restorer import Restorer, bytes_per_pixel, luma, padded_size, pick_device, pick_precision
 from mambair_cli.zoo import ModelSpec, Protocol, Source, zoo
@@ -456,11 +456,16 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         pick_device("auto")
 
 
-def test_precision() -> None:
-    assert pick_precision("auto", torch.device("cpu")) == "fp32"
-    assert pick_precision("fp16", torch.device("cpu")) == "fp16"
+def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(restorer, "cpu_multiplies_bf16", lambda: True)
+    assert pick_precision("auto", cpu, 20_000_000) == "bf16"
+    assert pick_precision("auto", cpu, 900_000) == "fp32"  # gains nothing
+    monkeypatch.setattr(restorer, "cpu_multiplies_bf16", lambda: False)
+    assert pick_precision("auto", cpu, 20_000_000) == "fp32"
+    assert pick_precision("fp16", cpu, 1) == "fp16"
     with pytest.raises(UsageError):
-        pick_precision("fp8", torch.device("cpu"))
+        pick_precision("fp8", cpu, 1)
 
 
 def test_load_model_from_a_file_alone(tmp_path: Path) -> None:

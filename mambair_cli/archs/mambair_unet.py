@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mambair_cli.archs.layers import conv, init_linear, to_map, to_tokens
+from mambair_cli.archs.layers import conv, full_precision, init_linear, to_map, to_tokens
 from mambair_cli.archs.mambair import Block
 
 LEVELS = (1, 2, 3, 4)
@@ -57,17 +57,18 @@ class UNet(nn.Module):
         height, width = x.shape[-2:]
         if height % MULTIPLE or width % MULTIPLE:
             raise ValueError(f"height and width must be multiples of {MULTIPLE}, not {height} and {width}")
-        y = to_tokens(self.patch_embed["proj"](x.contiguous(memory_format=torch.channels_last)))
+        # As in `Skeleton`, the residual stream stays float32 under autocast.
+        y = to_tokens(self.patch_embed["proj"](x.contiguous(memory_format=torch.channels_last))).float()
         skips = {}
         for level in LEVELS[:-1]:
             skips[level] = y = self.get_submodule(f"encoder_level{level}")(y)
-            y = conv(y, self.get_submodule(f"down{level}_{level + 1}.body"))
+            y = conv(y, self.get_submodule(f"down{level}_{level + 1}.body")).float()
         y = self.latent(y)
         for level in reversed(LEVELS[:-1]):
-            y = conv(y, self.get_submodule(f"up{level + 1}_{level}.body"))
+            y = conv(y, self.get_submodule(f"up{level + 1}_{level}.body")).float()
             y = torch.cat([y, skips.pop(level)], dim=-1)
             if level > 1:
-                y = conv(y, self.get_submodule(f"reduce_chan_level{level}"))
+                y = conv(y, self.get_submodule(f"reduce_chan_level{level}")).float()
             y = self.get_submodule(f"decoder_level{level}")(y)
         return to_map(self.refinement(y))
 
@@ -94,4 +95,4 @@ class MambaIRUNet(UNet):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> the same shape."""
-        return self.output(self.features(x)) + x
+        return full_precision(self.output, self.features(x)) + x

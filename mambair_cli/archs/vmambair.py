@@ -20,6 +20,7 @@ from mambair_cli.archs.layers import (
     cross_scan,
     depthwise,
     dwconv_silu,
+    full_precision,
     linear_halves,
     norm_gate,
     project,
@@ -154,5 +155,7 @@ class VmambaIR(UNet):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> the same shape, or four times as high and wide."""
         if self.upsample:
-            return self.tail(self.features(x)) + F.interpolate(x, scale_factor=TAIL_SCALE, mode="nearest")
-        return self.output(self.features(x)) + x
+            enlarge, to_pixels = self.tail
+            y = full_precision(to_pixels, enlarge(self.features(x)))
+            return y + F.interpolate(x, scale_factor=TAIL_SCALE, mode="nearest")
+        return full_precision(self.output, self.features(x)) + x

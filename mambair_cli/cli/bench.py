@@ -128,7 +128,7 @@ def bench(
     tile: Tile = "auto",
     overlap: Overlap = None,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: Precision = "fp32",  # as published
     seed: Seed = 0,
     report: Report = None,
     save: Save = None,

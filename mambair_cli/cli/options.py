@@ -61,7 +61,7 @@ Precision = Annotated[
     str,
     typer.Option(
         metavar="auto|fp32|bf16|fp16",
-        help="auto: bf16 where the device is fast at it, fp32 elsewhere.",
+        help="auto: bf16 where device and network gain by it, fp32 elsewhere.",
         rich_help_panel=RUNNING,
     ),
 ]

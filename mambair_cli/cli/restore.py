@@ -223,10 +223,10 @@ def _spec_of_weights(request: Request, options: RestoreOptions) -> ModelSpec | N
 def _loader(options: RestoreOptions, reporter: Reporter) -> Load:
     """Networks by spec, each loaded once. Options that make no sense raise UsageError here already."""
     from mambair_cli import checkpoints
-    from mambair_cli.restorer import Restorer, check_tile, pick_device, pick_precision
+    from mambair_cli.restorer import Restorer, check_precision, check_tile, pick_device
 
     device = pick_device(options.device)
-    precision = pick_precision(options.precision, device)
+    check_precision(options.precision)
     tile = check_tile(options.tile, options.overlap)
 
     @cache
@@ -237,7 +237,7 @@ def _loader(options: RestoreOptions, reporter: Reporter) -> Load:
             spec,
             network,
             device=device,
-            precision=precision,
+            precision=options.precision,
             tile=tile,
             overlap=options.overlap,
             ensemble=options.ensemble,
