@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mambair_cli import files, images
 from mambair_cli.errors import BadImage, UsageError
+from mambair_cli.formats import MAX_PIXELS
 from mambair_cli.images import color
 
 Bytes = NDArray[np.uint8]
@@ -28,16 +29,16 @@ WEBP_SIDE = 16383  # what the format can hold
 ZOOMS = ((0, "Fit"), (1, "1:1"), (2, "2:1"), (4, "4:1"))
 
 
-def compare(before: Path, after: Path, target: Path) -> None:
+def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXELS) -> None:
     """Write the comparison of two pictures to `target`, a .png sheet or an .html page.
 
     The smaller picture is enlarged (bicubic) to the size of the other. Raises UsageError for another kind of
-    target, BadImage where a picture cannot be read or the two have different shapes.
+    target, BadImage where a picture cannot be read, has more than `max_pixels`, or the two have different shapes.
     """
     kind = target.suffix.lower()
     if kind not in (".png", ".html"):
         raise UsageError(f"A comparison is written as .png or .html, not {target.suffix or target.name!r}.")
-    pair, notes = aligned(read(before), read(after))
+    pair, notes = aligned(read(before, max_pixels), read(after, max_pixels))
     captions = [f"{path.name}{note}" for path, note in zip((before, after), notes, strict=True)]
     with files.atomic(target) as stream:
         if kind == ".png":
@@ -47,11 +48,13 @@ def compare(before: Path, after: Path, target: Path) -> None:
             stream.write(page(f"{before.name} | {after.name}", body).encode())
 
 
-def read(path: Path) -> Bytes:
+def read(path: Path, max_pixels: int = MAX_PIXELS) -> Bytes:
     """A picture as one looks at it: upright, in sRGB, (H, W, 3), transparency on white. Raises BadImage."""
-    picture = images.read(path)
+    picture = images.read(path, max_pixels)
     frame = picture.frames[0]
-    pixels = color.quantise(color.as_float(frame.pixels), np.dtype(np.uint8))
+    pixels = frame.pixels
+    if pixels.dtype != np.uint8:
+        pixels = color.quantise(color.as_float(pixels), np.dtype(np.uint8))
     if picture.space:
         pixels = color.apply(picture.space.to_srgb, pixels)
     pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels

@@ -15,7 +15,7 @@ import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
@@ -42,6 +42,7 @@ class Job:
     source: Path | None  # None: stdin
     target: Path | None  # None: stdout
     format: Format
+    comparison: Path | None = None  # a page that shows both
 
     @property
     def input(self) -> str:
@@ -51,15 +52,21 @@ class Job:
     def output(self) -> str:
         return STREAM if self.target is None else str(self.target)
 
+    @property
+    def targets(self) -> list[Path]:
+        """All that is written."""
+        return [path for path in (self.target, self.comparison) if path]
+
 
 @dataclass(frozen=True)
 class Naming:
-    """How outputs are called. `output` as given with -o; `template` as given with --name."""
+    """How outputs are called. `output` as given with -o; `template` as given with --name; `compare`: a page each."""
 
     tag: str  # "x4", "denoised", ...
     output: str | None = None
     format: Format | None = None
     template: str | None = None
+    compare: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,8 @@ def plan(sources: Sequence[Source], naming: Naming) -> list[Job]:
     if naming.output is None and "{tag}" in (naming.template or _BESIDE):
         results = {_key(job.target) for job in jobs if job.target}
         jobs = [job for job in jobs if job.source is None or _key(job.source) not in results]
+    if naming.compare:
+        jobs = [replace(job, comparison=_comparison(job)) for job in jobs]
     _refuse_conflicts(jobs)
     return jobs
 
@@ -190,22 +199,26 @@ def _format_of(target: Path, naming: Naming) -> Format:
     return form
 
 
+def _comparison(job: Job) -> Path:
+    if job.source is None or job.target is None:
+        raise UsageError("--compare needs a file before and a file after, not a stream", "Name both files.")
+    return job.target.with_name(f"{job.target.stem}_compare.html")
+
+
 def _refuse_conflicts(jobs: Sequence[Job]) -> None:
     """Raise UsageError if two jobs write one file or a job writes what another (or it) reads."""
     inputs = {_key(job.source): job for job in jobs if job.source}
     outputs: dict[str, Job] = {}
-    for job in jobs:
-        if job.target is None:
-            continue
-        key = _key(job.target)
+    for job, target in [(one, target) for one in jobs for target in one.targets]:
+        key = _key(target)
         if key in inputs:
             raise UsageError(
-                f"{job.output} is an input: it would be overwritten by the result of {job.input}",
+                f"{target} is an input: it would be overwritten by the result of {job.input}",
                 "Choose another folder with -o, or other names with --name.",
             )
         if key in outputs:
             raise UsageError(
-                f"{outputs[key].input} and {job.input} would both become {job.output}",
+                f"{outputs[key].input} and {job.input} would both become {target}",
                 'Keep them apart with --name "{name}_{tag}{ext}", or use -o with -r to keep the folders.',
             )
         outputs[key] = job

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from mambair_cli import files, images
+from mambair_cli import compare, files, images
 from mambair_cli.errors import MambairError, Unavailable
 from mambair_cli.files import DiskFullError, Job
 from mambair_cli.fit import NO_FIT, Fit
@@ -33,6 +33,7 @@ READ_AHEAD = 2
 WRITERS = 4
 # Results waiting to be written: many small ones at once, but never two large ones beside the one being restored.
 WAITING_PIXELS = 64_000_000
+_LARGEST_SCALE = 4
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Listener(Protocol):
     def record(self, record: Record) -> None: ...
 
 
-Choose = Callable[[Picture, Callable[[str], None]], ModelSpec]  # what there is to say goes into the callable
+# What there is to say goes into the callable; None: the picture is large enough, no network need run.
+Choose = Callable[[Picture, Callable[[str], None]], ModelSpec | None]
 Load = Callable[[ModelSpec], "Restorer"]
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
@@ -66,7 +68,7 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
     """
     files.sweep({job.target.parent for job in jobs if job.target})
     readers, writers = ThreadPoolExecutor(READ_AHEAD), ThreadPoolExecutor(WRITERS)
-    outbox = Outbox(writers, settings.encoding, listener)
+    outbox = Outbox(writers, settings, listener)
     try:
         for job, reading in _read_ahead(readers, jobs, settings):
             if outbox.full or (outbox.failed and settings.fail_fast):
@@ -74,7 +76,7 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
             try:
                 picture, seconds = reading.result()
                 if picture is None:
-                    outbox.put(job, Record(job.input, job.output, "skipped"))
+                    outbox.skip(job)
                 else:
                     outbox.send(job, *_restore_job(job, picture, seconds, choose, load, settings.fit, outbox))
             except Unavailable:
@@ -125,32 +127,43 @@ def _restore_job(
     """The result and its record; `seconds` went into reading."""
     for text in picture.warnings:
         outbox.listener.note(job, text)
-    restorer = load(choose(picture, lambda text: outbox.listener.note(job, text)))
+    spec = choose(picture, lambda text: outbox.listener.note(job, text))
+    restorer = load(spec) if spec else None
 
     def tiles(done: int, total: int) -> None:
         outbox.listener.tiles(job, done, total)
         outbox.collect()
 
     started = time.perf_counter()
-    result = restore(picture, job.format, restorer, fit, tiles)
+    if restorer:
+        result = restore(picture, job.format, restorer, fit, tiles)
+    else:
+        result = resize(picture, job.format, fit)
     record = Record(
-        input=job.input,
-        output=job.output,
-        status="done",
+        job.input,
+        job.output,
+        "done",
+        input_size=picture.size,
+        output_size=result.size,
+        seconds=seconds + time.perf_counter() - started,
+    )
+    return result, _signed(record, restorer) if restorer else record
+
+
+def _signed(record: Record, restorer: Restorer) -> Record:
+    """With what it was made."""
+    return replace(
+        record,
         model=restorer.spec.name,
         sha256=restorer.sha256,
         scale=restorer.spec.scale,
-        input_size=picture.size,
-        output_size=result.size,
         device=str(restorer.device),
         precision=restorer.precision_used,
         scan=restorer.scan,
         tile=restorer.tile_used,
         ensemble=restorer.ensemble,
         seed=restorer.seed,
-        seconds=seconds + time.perf_counter() - started,
     )
-    return result, record
 
 
 def restore(
@@ -170,6 +183,16 @@ def restore(
         result = restore_frame(frame, picture.space, restorer, tiles)
         frames.append(_resized(result, fit.size(frame.size)) if fit else result)
     return replace(picture, frames=tuple(frames))
+
+
+def resize(picture: Picture, form: Format, fit: Fit) -> Picture:
+    """Every frame at the wished size, without a network. Raises BadImage if `form` cannot hold the result."""
+    encode.check(form, max((fit.size(frame.size) for frame in picture.frames), key=max), len(picture.frames))
+    bled = (
+        frame if frame.alpha is None else replace(frame, pixels=color.bleed(frame.pixels, frame.alpha))
+        for frame in picture.frames
+    )
+    return replace(picture, frames=tuple(_resized(frame, fit.size(frame.size)) for frame in bled))
 
 
 def restore_frame(
@@ -192,7 +215,7 @@ def restore_frame(
 
 def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
     alpha = None if frame.alpha is None else color.resample(frame.alpha, size)
-    return Frame(color.resample(frame.pixels, size), alpha, frame.duration)
+    return replace(frame, pixels=color.resample(frame.pixels, size), alpha=alpha)
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -201,11 +224,11 @@ def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
 class Outbox:
     """Results on their way to the disk: a bounded queue, whose records come out in the order of the jobs."""
 
-    def __init__(self, writers: ThreadPoolExecutor, encoding: Encoding, listener: Listener) -> None:
+    def __init__(self, writers: ThreadPoolExecutor, settings: Settings, listener: Listener) -> None:
         self.listener = listener
         self.failed = self.full = False
         self._writers = writers
-        self._encoding = encoding
+        self._settings = settings
         self._queue: deque[tuple[Job, int, Future[Written]]] = deque()
 
     def put(self, job: Job, record: Record) -> None:
@@ -217,7 +240,14 @@ class Outbox:
     def send(self, job: Job, result: Picture, record: Record) -> None:
         """A result to write. Waits while too much is waiting."""
         pixels = sum(frame.pixels.shape[0] * frame.pixels.shape[1] for frame in result.frames)
-        self._add(job, pixels, self._writers.submit(_write, job, result, record, self._encoding))
+        self._add(job, pixels, self._writers.submit(_write, job, result, record, self._settings))
+
+    def skip(self, job: Job) -> None:
+        """What is there already. If its comparison is not, that is made: one at a time, as the size is not known."""
+        record = Record(job.input, job.output, "skipped")
+        if job.comparison is None or job.comparison.exists():
+            return self.put(job, record)
+        return self._add(job, WAITING_PIXELS, self._writers.submit(_compare, job, Written(record), self._settings))
 
     def collect(self, wait: bool = False) -> None:
         """Tell of what is written by now, or of everything."""
@@ -252,17 +282,29 @@ class Written:
     full: bool = False  # the disk
 
 
-def _write(job: Job, result: Picture, record: Record, encoding: Encoding) -> Written:
+def _write(job: Job, result: Picture, record: Record, settings: Settings) -> Written:
     started = time.perf_counter()
     try:
         with files.atomic(job.target) if job.target else _stdout() as stream:
-            notes = encode.write(result, stream, job.format, encoding)
+            notes = encode.write(result, stream, job.format, settings.encoding)
     except BrokenPipeError:
         raise
     except Exception as error:  # Pillow's encoders raise anything, too
         return Written(replace(record, status="failed", error=str(error)), full=isinstance(error, DiskFullError))
     seconds = (record.seconds or 0.0) + time.perf_counter() - started
-    return Written(replace(record, seconds=round(seconds, 3)), notes)
+    return _compare(job, Written(replace(record, seconds=round(seconds, 3)), notes), settings)
+
+
+def _compare(job: Job, written: Written, settings: Settings) -> Written:
+    """The comparison, where one is wished; without it a job has not done what was asked."""
+    if not (job.source and job.target and job.comparison):
+        return written
+    try:
+        compare.compare(job.source, job.target, job.comparison, settings.max_pixels * _LARGEST_SCALE**2)
+    except Exception as error:  # as in `_write`
+        record = replace(written.record, status="failed", error=f"{job.target} is there, its comparison not: {error}")
+        return Written(record, written.notes, full=isinstance(error, DiskFullError))
+    return written
 
 
 @contextmanager

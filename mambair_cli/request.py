@@ -47,25 +47,35 @@ class Request:
         quality = 10 if self.task == "decompress" and self.quality is None else self.quality
         return self._resolve(self.scale, sigma, quality)
 
-    def model_for(self, picture: Picture, say: Say) -> ModelSpec:
-        """The model for this picture; what the user should know of the choice goes to `say`."""
-        spec = self.spec or self._choose(picture, say)
-        if self.fit and (factor := self.fit.factor(picture.size)) > spec.scale:
+    def model_for(self, picture: Picture, say: Say) -> ModelSpec | None:
+        """The model for this picture, None where it has only to shrink to the wished size and no scale was asked for.
+
+        What the user should know of the choice goes to `say`. Raises MambairError for a size that no model reaches.
+        """
+        factor = max(self.fit.factor(frame.size) for frame in picture.frames) if self.fit else 0.0
+        if self.fit and self.scale is None and factor <= 1:
+            width, height = self.fit.size(picture.size)
+            say(f"large enough already: only resampled to {width}x{height} (with -s it is restored first)")
+            return None
+        spec = self.spec or self._choose(picture, factor, say)
+        if factor > spec.scale:
             raise MambairError(
                 f"the size asked for is x{factor:.3g}, and {spec.name} enlarges x{spec.scale}",
                 "Ask for less, or enlarge in two steps.",
             )
         if self.task == "upscale":
-            _hint(spec, picture, say)
+            self._hint(spec, picture, say)
         return spec
 
-    def result_size(self, size: Size, spec: ModelSpec) -> Size:
+    def result_size(self, size: Size, spec: ModelSpec | None) -> Size:
         """What a picture of this size becomes."""
-        return self.fit.size(size) if self.fit else (size[0] * spec.scale, size[1] * spec.scale)
+        if self.fit or spec is None:
+            return self.fit.size(size)
+        return size[0] * spec.scale, size[1] * spec.scale
 
-    def _choose(self, picture: Picture, say: Say) -> ModelSpec:
+    def _choose(self, picture: Picture, factor: float, say: Say) -> ModelSpec:
         if self.fit and self.scale is None:
-            return self._enlarging(self.fit.factor(picture.size))
+            return self._enlarging(factor)
         if self.sigma == AUTO:
             level = noise_level(picture.frames[0].pixels)
             spec = self._resolve(None, round(level * _ESTIMATE_SLACK), None)
@@ -98,6 +108,15 @@ class Request:
             raise reason
         return largest
 
+    def _hint(self, spec: ModelSpec, picture: Picture, say: Say) -> None:
+        if picture.size[0] * picture.size[1] > _LARGE:
+            width, height = self.result_size(picture.size, spec)
+            say(f"a large picture: {width}x{height} will come out ({width * height / 1e6:.0f} megapixels)")
+        noisy = picture.jpeg_quality is not None and picture.jpeg_quality < _NOISY_JPEG
+        if noisy and not spec.compressed and not any(alias.startswith("real") for alias in spec.aliases):
+            quality = f"JPEG of quality {picture.jpeg_quality}"
+            say(f"{quality}: {spec.name} enlarges its artefacts too; try -m real or --compressed")
+
 
 def level_note(request: Request, spec: ModelSpec) -> str | None:
     """Where nobody trained for the wished level: which one is taken."""
@@ -105,14 +124,3 @@ def level_note(request: Request, spec: ModelSpec) -> str | None:
         if isinstance(wish, int) and isinstance(has, int) and wish != has:
             return f"{what} {wish}: the model for {has} is the nearest, {spec.name}"
     return None
-
-
-def _hint(spec: ModelSpec, picture: Picture, say: Say) -> None:
-    (width, height), scale = picture.size, spec.scale
-    if width * height > _LARGE:
-        megapixels = width * height * scale**2 / 1e6
-        say(f"a large picture: {width * scale}x{height * scale} will come out ({megapixels:.0f} megapixels)")
-    noisy = picture.jpeg_quality is not None and picture.jpeg_quality < _NOISY_JPEG
-    if noisy and not spec.compressed and not any(alias.startswith("real") for alias in spec.aliases):
-        quality = f"JPEG of quality {picture.jpeg_quality}"
-        say(f"{quality}: {spec.name} enlarges its artefacts too; try -m real or --compressed")

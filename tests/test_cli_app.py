@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from album import encoded, photo
+from album import cutout, encoded, photo
 from commands import Mambair, mambair
 from networks import identity, nearest
 from PIL import Image
+
+from mambair_cli import zoo
 
 
 @pytest.fixture
@@ -61,6 +64,8 @@ def test_what_needs_no_network_loads_no_torch(command: str, tmp_path: Path) -> N
         ("denoise --sigma 300 a.png", 2, "makes no sense"),
         ("upscale -m base -s 4 --offline a.png", 3, "classicSR_Base_x4"),
         ("upscale --files-from none.txt", 2, "cannot read the list"),
+        ("upscale -m light -s 4 --compare a.png -o -", 2, "a file before and a file after"),
+        ("upscale -m light -s 4 --compare - -o b.png", 2, "a file before and a file after"),
     ],
 )
 def test_what_cannot_work_says_why_and_leaves_its_status(
@@ -137,9 +142,82 @@ def test_a_wished_size_comes_out(run: Mambair, tmp_path: Path) -> None:
     assert run("upscale", "--weights", weights, "--long-edge", "999", "a.png").status == 1
 
 
+def test_what_is_large_enough_only_shrinks(run: Mambair, tmp_path: Path) -> None:
+    plain = cutout()
+    plain.paste((200, 100, 50), mask=plain.getchannel("A").point(lambda value: 255 if value else 0))
+    plain.putalpha(cutout().getchannel("A"))
+    plain.save("b.png")
+    weights = nearest(tmp_path / "nearest.pth")
+    outcome = run("upscale", "--weights", weights, "--long-edge", "30", "--json", "a.png", "b.png")
+    told = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [(r["status"], r["model"], r["output_size"]) for r in told] == [("done", None, [30, 23])] * 2
+    assert "large enough already: only resampled to 30x23" in outcome.err
+    with Image.open("a_30px.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(photo().resize((30, 23), Image.Resampling.BICUBIC)))
+    with Image.open("b_30px.png") as image:
+        seen = np.asarray(image)[np.asarray(image.getchannel("A")) > 0]
+    assert np.abs(seen[:, :3].astype(int) - (200, 100, 50)).max() <= 1  # no black from under the transparency
+    outcome = run("upscale", "--weights", weights, "--long-edge", "30", "--dry-run", "--force", "a.png")
+    assert b"a_30px.png (resampled, 61x47 -> 30x23)" in outcome.out
+
+
+def test_a_comparison_beside_each_result(run: Mambair, tmp_path: Path) -> None:
+    command = (
+        "upscale",
+        "--weights",
+        nearest(tmp_path / "nearest.pth"),
+        "--compare",
+        "--json",
+        "-o",
+        "out/",
+        "a.png",
+    )
+    page, result = Path("out/a_compare.html"), Path("out/a.png")
+
+    def statuses(*more: str) -> list[str]:
+        return [json.loads(line)["status"] for line in run(*command, *more).out.splitlines()]
+
+    assert statuses() == ["done"]
+    assert page.read_text("utf-8").count("data:image/webp") == 2
+    page.unlink()
+    before = result.stat()
+    assert statuses() == ["skipped"]  # the result is not made again for it
+    assert page.exists()
+    assert result.stat() == before
+    page.write_text("mine")
+    assert statuses() == ["skipped"]
+    assert page.read_text() == "mine"
+    assert statuses("--force") == ["done"]
+    assert page.read_text("utf-8").startswith("<!DOCTYPE html>")
+    page.unlink()
+    page.mkdir()
+    outcome = run(*command, "--force")
+    assert outcome.status == 1
+    assert "out/a.png is there, its comparison not: cannot write out/a_compare.html" in outcome.err
+    photo().save("a.jpg")
+    outcome = run(*command, "a.jpg")
+    assert outcome.status == 2
+    assert "would both become out/a_compare.html" in outcome.err
+
+
+@pytest.mark.parametrize("start", ["mambairv2-light-x", "rea"])
+def test_shells_complete_the_names_of_models(start: str) -> None:
+    command = f"mambair upscale -m {start}"
+    asked = {"_MAMBAIR_COMPLETE": "complete_bash", "COMP_WORDS": command, "COMP_CWORD": "3"}
+    ended = subprocess.run(
+        [sys.executable, "-c", "from mambair_cli.__main__ import main; main()"],
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = ended.stdout.split()
+    assert names == [name for name, _ in zoo.complete(start)]
+    assert len(names) > 1
+
+
 def test_what_works_on_a_terminal_draws_a_bar(tmp_path: Path) -> None:
     pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX")
-    import os
     import threading
 
     photo().save(tmp_path / "a.png")

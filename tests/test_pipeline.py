@@ -249,10 +249,20 @@ def plain(width: int = 64, height: int = 48, noise: float = 0.0) -> Picture:
     return Picture((Frame(np.clip(pixels, 0, 1).astype(np.float32)),))
 
 
-@pytest.mark.parametrize(("long_edge", "scale"), [(60, "x2"), (128, "x2"), (129, "x3"), (192, "x3"), (250, "x4")])
+@pytest.mark.parametrize(("long_edge", "scale"), [(65, "x2"), (128, "x2"), (129, "x3"), (192, "x3"), (250, "x4")])
 def test_the_smallest_scale_that_is_enough_is_taken(long_edge: int, scale: str) -> None:
     request = Request("upscale", fit=Fit(long_edge=long_edge), model="light")
     assert chosen(request, plain())[0] == scale
+
+
+@pytest.mark.parametrize("long_edge", [64, 20])
+def test_what_is_large_enough_needs_no_network_unless_a_scale_is_named(long_edge: int) -> None:
+    request, notes = Request("upscale", fit=Fit(long_edge=long_edge), model="light"), []
+    assert request.model_for(plain(), notes.append) is None
+    assert "large enough already" in notes[0]
+    assert chosen(replace(request, scale=2), plain())[0] == "x2"
+    pages = Picture((*plain().frames, *plain(32, 24).frames))
+    assert (request.model_for(pages, notes.append) is None) == (long_edge == 20)  # the smallest page decides
 
 
 def test_a_size_beyond_the_largest_scale_is_refused() -> None:

@@ -149,6 +149,14 @@ StripMetadata = Annotated[
         rich_help_panel=RESULT,
     ),
 ]
+Compare = Annotated[
+    bool,
+    typer.Option(
+        "--compare",
+        help="Beside each result a page with a slider between before and after: NAME_compare.html.",
+        rich_help_panel=RESULT,
+    ),
+]
 Recursive = Annotated[
     bool, typer.Option("-r", "--recursive", help="Folders within folders, mirrored with -o.", rich_help_panel=BATCH)
 ]
@@ -182,6 +190,7 @@ class RestoreOptions:
     png_level: PngLevel = 1
     output_quality: OutputQuality = None
     strip_metadata: StripMetadata = False
+    compare: Compare = False
     model: Model = None
     weights: Weights = None
     offline: Offline = False

@@ -70,12 +70,16 @@ def upscale(
     mambair upscale photo.jpg                   photo_x4.jpg, next to it
     mambair upscale -s 2 -m base *.png -o big/  another model, into a folder
     mambair upscale --long-edge 3840 photo.jpg  enough for a 4K screen
+    mambair upscale --compare photo.jpg         and a page that shows the gain
     mambair upscale -r album/ -o big/           a tree; again: go on with it
     cat a.png | mambair upscale - > b.png       through pipes
 
     Most models are trained on clean pictures, shrunk. For photos with noise
     and JPEG artefacts try [bold]-m real[/] or [bold]--compressed[/].
     Orientation, colour profile, transparency and metadata are kept.
+    For a target size the smallest scale that is enough runs, then the result
+    is shrunk; pictures that are large enough are shrunk only, unless -s is
+    given: then they are restored first.
     """
     from mambair_cli.fit import Fit
     from mambair_cli.request import SCALES, Request
@@ -189,7 +193,8 @@ def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Reque
     _check_streams(inputs, options)
     form = formats.of_choice(options.format) if options.format else None
     request = replace(request, model=options.model, spec=_spec_of_weights(request, options))
-    naming = files.Naming(tag.format(scale=request.nominal().scale), options.output, form, options.name)
+    tag = tag.format(scale=request.nominal().scale)
+    naming = files.Naming(tag, options.output, form, options.name, options.compare)
     return request, files.plan(files.find(inputs, options.recursive), naming)
 
 
@@ -267,7 +272,8 @@ def _rehearse(request: Request, jobs: list[Job], options: RestoreOptions) -> Non
     for job in jobs:
         record, reason = _rehearsal(job, request, options)
         failed |= record.status == "failed"
-        size = f" ({record.model}, {_by(record.input_size)} -> {_by(record.output_size)})" if record.model else ""
+        sizes = f"{_by(record.input_size)} -> {_by(record.output_size)}"
+        size = f" ({record.model or 'resampled'}, {sizes})" if record.output_size else ""
         print(record.json() if options.json else f"{job.input} -> {job.output}{size}{reason}", flush=True)
     raise typer.Exit(1 if failed else 0)
 
@@ -293,8 +299,8 @@ def _rehearsal(job: Job, request: Request, options: RestoreOptions) -> tuple[Rec
         job.output,
         "skipped",
         "dry run",
-        model=spec.name,
-        scale=spec.scale,
+        model=spec.name if spec else None,
+        scale=spec.scale if spec else None,
         input_size=picture.size,
         output_size=size,
     )
