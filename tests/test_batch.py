@@ -279,6 +279,21 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path, x2: Path) -> None:
     assert len(list((tmp_path / "out").iterdir())) < 40
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("command", ["--help", "models list", "upscale --json", "upscale -o -"])
+def test_a_full_disk_behind_stdout_is_told_without_a_traceback(command: str, tmp_path: Path, x2: Path) -> None:
+    photo().save(tmp_path / "a.png")
+    options = ["--weights", str(x2), str(tmp_path / "a.png")] if "upscale" in command else []
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            [*COMMAND, *command.split(), *options], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert ended.returncode == 1
+    assert "No space left on device" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "ignored" not in ended.stderr
+
+
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals are POSIX")
 def test_no_picture_is_printed_on_a_terminal(tmp_path: Path, x2: Path) -> None:
     import pty

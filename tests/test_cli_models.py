@@ -111,7 +111,7 @@ def test_download_path_verify_rm(server: Server, cache: Path, shared: Path) -> N
     assert "mambair models download mambairv2-light-x4-ntire" in missing.exception.hint
     assert done("download", "light") == done("path", "light") == f"{file}\n"
     assert file.read_bytes() == content
-    assert done("verify").startswith("ok\tmambairv2-light-x4-ntire\t3e80def7")
+    assert "ok\tmambairv2-light-x4-ntire\t3e80def7" in done("verify")
     assert "\tcached" in done("list")
     assert json.loads(done("info", "light", "--json"))["path"] == str(file)
 
@@ -122,7 +122,7 @@ def test_download_path_verify_rm(server: Server, cache: Path, shared: Path) -> N
     assert "mambair models rm mambairv2-light-x4-ntire" in wrong.exception.hint
     done("rm", "light")
     assert not file.exists()
-    assert done("verify") == ""
+    assert "mambairv2-light-x4-ntire" not in done("verify")
     assert isinstance(mambair("verify", "light").exception, Unavailable)
 
 
@@ -135,7 +135,7 @@ def test_download_goes_on_after_a_failure(server: Server, cache: Path) -> None:
     assert isinstance(result.exception, Unavailable)
     for said in ("mambairv2_lightSR_x3.pth", "HTTP 404", "10Pogbp2hkCadGPcuCrlxaZXHt68JAQ3d"):
         assert said in str(result.exception)
-    assert done("verify").startswith("ok\tmambairv2-light-x2"), "against the hash written down at first use"
+    assert "ok\tmambairv2-light-x2\t" in done("verify"), "against the hash written down at first use"
 
 
 def test_import_finishes_what_download_cannot(cache: Path) -> None:

@@ -71,11 +71,19 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
         signal.signal(number, _stop)
     warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that it reads all the same
     try:
-        app(args, prog_name="mambair")
-        sys.exit(0)
+        try:
+            app(args, prog_name="mambair")
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
     except MambairError as error:
         _tell(error)
         sys.exit(error.exit_code)
+    except OSError as error:  # files have their own handling: this is stdout
+        if not isinstance(error, BrokenPipeError):
+            _tell(MambairError(f"cannot go on: {error.strerror or error}"))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left is tried again at the exit
+        sys.exit(1)
     except Stopped as stopped:
         # Not sys.exit: it would wait for encoders in other threads.
         files.abandon()
