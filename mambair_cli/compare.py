@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files as resources
@@ -25,7 +26,9 @@ CROP_SIDE = 96  # pixels of the result that a crop shows,
 ENLARGED = 3  # so many times enlarged
 GAP = 12
 SHEET_WIDTH = 2 * CROP_SIDE * ENLARGED + 3 * GAP
-WEBP_SIDE = 16383  # what the format can hold
+WEBP_SIDE = 16383  # what the format can hold,
+WEBP_PIXELS = 16_000_000  # and what it encodes within a second or two; JPEG takes over
+SEARCHED_PIXELS = 4_000_000  # larger pictures are searched for details in steps of several pixels
 ZOOMS = ((0, "Fit"), (1, "1:1"), (2, "2:1"), (4, "4:1"))
 
 
@@ -157,7 +160,12 @@ def sheet(before: Bytes, after: Bytes, captions: Sequence[str]) -> Image.Image:
 
 def detailed(picture: Bytes, count: int = CROPS, side: int = CROP_SIDE) -> list[tuple[int, int]]:
     """Corners (y, x) of up to `count` squares that do not overlap and have the most contrast between neighbours."""
-    side = min(side, *picture.shape[:2])
+    height, width = picture.shape[:2]
+    side = min(side, height, width)
+    step = min(math.isqrt(height * width // SEARCHED_PIXELS), min(height, width) // (2 * side))
+    if step > 1:
+        coarse = picture[: height // step * step : step, : width // step * step : step]
+        return [(y * step, x * step) for y, x in detailed(coarse, count, math.ceil(side / step))]
     grey = picture.mean(axis=2)
     contrast = np.abs(np.diff(grey, axis=0, append=grey[-1:])) + np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
     total = np.pad(contrast.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
@@ -174,7 +182,7 @@ def _embedded(picture: Bytes) -> str:
     """A data URI. WebP at a quality whose loss is below what one can see."""
     buffer = io.BytesIO()
     image = Image.fromarray(picture)
-    if max(image.size) > WEBP_SIDE:
+    if max(image.size) > WEBP_SIDE or image.width * image.height > WEBP_PIXELS:
         image.save(buffer, "JPEG", quality=92, subsampling="4:4:4")
         return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
     image.save(buffer, "WEBP", quality=95, method=4)

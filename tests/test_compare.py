@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from mambair_cli import compare
 from mambair_cli.compare import CROPS, aligned, detailed, read
 from mambair_cli.errors import BadImage
 from mambair_cli.metrics import psnr
@@ -133,9 +134,12 @@ def test_transparency_is_shown_on_white_and_cropped_results_fit(tmp_path: Path) 
 @given(
     picture=arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))), side=st.integers(1, 50)
 )
-@settings(max_examples=40, deadline=None)
-def test_crops_lie_inside_and_do_not_overlap(picture: np.ndarray, side: int) -> None:
-    corners = detailed(picture, CROPS, side)
+@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("searched", [compare.SEARCHED_PIXELS, 20])  # in single pixels, and in steps
+def test_crops_lie_inside_and_do_not_overlap(searched: int, picture: np.ndarray, side: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare, "SEARCHED_PIXELS", searched)
+        corners = detailed(picture, CROPS, side)
     side = min(side, *picture.shape[:2])
     assert 1 <= len(corners) <= CROPS
     for n, (y, x) in enumerate(corners):

@@ -76,6 +76,7 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
         finally:
             if sys.stdout:
                 sys.stdout.flush()
+        sys.exit(0)
     except MambairError as error:
         _tell(error)
         sys.exit(error.exit_code)
