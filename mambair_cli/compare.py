@@ -42,13 +42,14 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
     if kind not in (".png", ".html"):
         raise UsageError(f"A comparison is written as .png or .html, not {target.suffix or target.name!r}.")
     pair, notes = aligned(read(before, max_pixels), read(after, max_pixels))
-    captions = [f"{path.name}{note}" for path, note in zip((before, after), notes, strict=True)]
+    names = [str(path) if before.name == after.name else path.name for path in (before, after)]
+    captions = [f"{name}{note}" for name, note in zip(names, notes, strict=True)]
     with files.atomic(target) as stream:
         if kind == ".png":
             sheet(*pair, captions).save(stream, "PNG")
         else:
-            body = f"<h1>{escape(before.name)} and {escape(after.name)}</h1>{slider(*pair, captions)}"
-            stream.write(page(f"{before.name} | {after.name}", body).encode())
+            body = f"<h1>{' and '.join(map(escape, names))}</h1>{slider(*pair, captions)}"
+            stream.write(page(" | ".join(names), body).encode())
 
 
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> Bytes:

@@ -179,6 +179,7 @@ def test_a_comparison_beside_each_result(run: Mambair, tmp_path: Path) -> None:
 
     assert statuses() == ["done"]
     assert page.read_text("utf-8").count("data:image/webp") == 2
+    assert "<h1>a.png and out/a.png</h1>" in page.read_text("utf-8")
     page.unlink()
     before = result.stat()
     assert statuses() == ["skipped"]  # the result is not made again for it
