@@ -62,9 +62,10 @@ def scale_add(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in) times weight (out, in) transposed, plus bias.
 
-    On the CPU as the 1x1 convolution that it is: oneDNN's takes half the time of MKL's product on AMD processors.
+    For inference on the CPU as the 1x1 convolution that it is: oneDNN's takes half the time of MKL's product on AMD
+    processors. Its backward takes several times as long.
     """
-    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if x.device.type != "cpu" or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
         return F.linear(x, weight, bias)
     rows = x.reshape(1, 1, -1, x.shape[-1])
     return to_tokens(F.conv2d(to_map(rows), weight[:, :, None, None], bias)).view(*x.shape[:-1], -1)
