@@ -1,0 +1,76 @@
+"""How long many small pictures take, beside the network alone: python tests/throughput.py [MODEL] [THREADS].
+
+Not a test: where other work shares the cores, what is decoded and encoded meanwhile has to wait for them, too. The
+last line says what the caller's thread did besides the network: the time in which a device of its own would idle.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from mambair_cli import Restorer, files, images, load_model, pipeline
+from mambair_cli.files import Job, Naming
+from mambair_cli.images import color
+from mambair_cli.record import Record
+
+SAMPLE = Path(__file__).parent.parent / "docs" / "sample.png"
+COUNT, SIDE = 50, 96
+
+
+class Silent:
+    def tiles(self, job: Job, done: int, total: int) -> None: ...
+    def note(self, job: Job, text: str) -> None: ...
+    def record(self, record: Record) -> None:
+        assert record.status == "done", record
+
+
+def crops(folder: Path) -> list[Path]:
+    with Image.open(SAMPLE) as image:
+        room = image.width - SIDE, image.height - SIDE
+        for index in range(COUNT):
+            x, y = index * 37 % room[0], index * 53 % room[1]
+            image.crop((x, y, x + SIDE, y + SIDE)).save(folder / f"{index:02}.png")
+    return sorted(folder.iterdir())
+
+
+def alone(restorer: Restorer, paths: list[Path]) -> float:
+    """Seconds of the network with everything decoded before and nothing encoded after."""
+    frames = [images.read(path).frames[0].pixels for path in paths]
+    tensors = [torch.from_numpy(color.as_float(pixels)).permute(2, 0, 1) for pixels in frames]
+    began = time.perf_counter()
+    for tensor in tensors:
+        restorer.restore(tensor)
+    return time.perf_counter() - began
+
+
+def batch(restorer: Restorer, paths: list[Path], out: Path) -> tuple[float, float]:
+    """Seconds from file to file, and those that its thread computed."""
+    jobs = files.plan(files.find([str(path) for path in paths]), Naming("x4", f"{out}/"))
+    began, computed = time.perf_counter(), time.thread_time()
+    pipeline.run(jobs, lambda *_: restorer.spec, lambda _: restorer, pipeline.Settings(force=True), Silent())
+    return time.perf_counter() - began, time.thread_time() - computed
+
+
+def main(model: str = "tiny-x4", threads: str = "1") -> None:
+    torch.set_num_threads(int(threads))
+    restorer = load_model(model)
+    with tempfile.TemporaryDirectory() as folder:
+        (small := Path(folder, "in")).mkdir()
+        paths = crops(small)
+        alone(restorer, paths[:3])
+        for _ in range(3):
+            began = time.thread_time()
+            network = alone(restorer, paths)
+            computed = time.thread_time() - began
+            wall, own = batch(restorer, paths, Path(folder, "out"))
+            print(f"network {network:.2f} s, batch {wall:.2f} s, beside the network {own - computed:+.2f} s")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
