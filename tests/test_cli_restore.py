@@ -16,6 +16,10 @@ from commands import Mambair, mambair
 from networks import identity, nearest
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageSequence
 
+from mambair_cli import images
+from mambair_cli.formats import of_suffix
+from mambair_cli.images import deep, metadata
+
 
 @pytest.fixture(scope="session")
 def x2(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -325,6 +329,26 @@ def test_metadata_can_be_stripped(name: str, tmp_path: Path, run: Mambair, x2: P
         left = {key: value for key, value in facts(after).items() if value}
     left.pop("dpi", None)  # Pillow's TIFFs say 1 where there is none
     assert left == {"icc": P3}
+
+
+@pytest.mark.parametrize(("name", "library"), [("a.png", "imagecodecs"), ("a.tif", "tifffile")])
+def test_deep_colour_carries_as_much(name: str, library: str, tmp_path: Path, run: Mambair, x2: Path) -> None:
+    pytest.importorskip(library, reason="needs the extra `deep`")
+    carrier = tmp_path / "carrier.jpg"
+    photo().save(carrier, **CARRIERS["a.jpg"] | {"comment": None, "extra": b""})
+    with Image.open(carrier) as image:
+        expected = facts(image) | {"orientation": 1, "size": (94, 122)}
+        kept, _ = metadata.collect(image)
+    deep_photo = np.rot90(np.asarray(photo()), -1).astype(np.uint16) * 257
+    with (tmp_path / name).open("w+b") as file:
+        deep.write([deep_photo], file, of_suffix(Path(name)), kept, 1)
+    assert run("upscale", "--weights", x2, tmp_path / name).status == 0
+    with Image.open(tmp_path / name.replace(".", "_x2.")) as after:
+        after.load()
+        assert after.size == (94, 122)
+        expected["xmp"] = XMP.replace(b'Orientation="6"', b'Orientation="1"')
+        assert facts(after) | {"comment": None} == expected | {"comment": None}
+    assert images.read(tmp_path / name).frames[0].pixels.dtype == np.uint16
 
 
 def facts(image: Image.Image) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from mambair_cli.errors import BadImage
 from mambair_cli.formats import Format
@@ -18,7 +18,7 @@ from mambair_cli.images.metadata import Metadata
 
 Array = np.ndarray[Any, Any]
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_XMP_TAG = 700
+_DIRECTORIES = (int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo))
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised as well
 
@@ -41,7 +41,7 @@ def write(pages: Sequence[Array], stream: IO[bytes], form: Format, kept: Metadat
         if len(pages) > 1:
             raise BadImage(f"{len(pages)} pages of 16 bits: PNG holds one", "Use --format tiff.")
         return _write_png(pages[0], stream, form, kept, level)
-    return _write_tiff(pages, stream, kept)
+    return _write_tiff(pages, stream, form, kept)
 
 
 def _library(name: str, form: str) -> ModuleType:
@@ -73,6 +73,10 @@ def _samples(values: Array) -> Array:
     raise BadImage(f"samples of the type {values.dtype} are not supported", "Convert to 16 bits first.")
 
 
+def _flat(page: Array) -> Array:
+    return np.ascontiguousarray(page[..., 0] if page.shape[2] == 1 else page)
+
+
 def _write_png(page: Array, stream: IO[bytes], form: Format, kept: Metadata, level: int) -> tuple[str, ...]:
     """The codec writes pixels only; Pillow writes the same metadata around one pixel, and its chunks move in."""
     options, lost = metadata.save_options(kept, form, (page.shape[1], page.shape[0]))
@@ -81,7 +85,7 @@ def _write_png(page: Array, stream: IO[bytes], form: Format, kept: Metadata, lev
     extra = b"".join(
         data for name, data in _png_chunks(carrier.getvalue()) if name not in (b"IHDR", b"IDAT", b"IEND")
     )
-    data = _library("imagecodecs", "PNG").png_encode(np.squeeze(page), level=level)
+    data = _library("imagecodecs", "PNG").png_encode(_flat(page), level=level)
     after_header = 8 + 25
     stream.write(data[:after_header] + extra + data[after_header:])
     return lost
@@ -96,23 +100,71 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
-def _write_tiff(pages: Sequence[Array], stream: IO[bytes], kept: Metadata) -> tuple[str, ...]:
-    dpi = {"resolution": kept.dpi, "resolutionunit": "INCH"} if kept.dpi else {}
-    xmp = [(_XMP_TAG, "B", len(kept.xmp), kept.xmp, True)] if kept.xmp else []
-    with _library("tifffile", "TIFF").TiffWriter(
-        stream, bigtiff=sum(p.nbytes for p in pages) > 3_900_000_000
-    ) as tiff:
+def _write_tiff(pages: Sequence[Array], stream: IO[bytes], form: Format, kept: Metadata) -> tuple[str, ...]:
+    options, lost = metadata.save_options(kept, form, (pages[0].shape[1], pages[0].shape[0]))
+    exif = options["exif"]
+    big = sum(page.nbytes for page in pages) > 3_900_000_000
+    directories = {} if big else {tag: ifd for tag in _DIRECTORIES if (ifd := dict(exif.get_ifd(tag)))}
+    if big and metadata.has_directories(kept):
+        lost = (*lost, "a TIFF of more than 4 GB: only the first part of the EXIF goes along")
+    tiff_writer = _library("tifffile", "TIFF").TiffWriter(stream, bigtiff=big, byteorder="<")
+    with tiff_writer as tiff:
         for page in pages:
             tiff.write(
-                np.ascontiguousarray(page[..., 0] if page.shape[2] == 1 else page),
+                _flat(page),
                 photometric="rgb" if page.shape[2] > 2 else "minisblack",
                 extrasamples=None if page.shape[2] % 2 else ["unassalpha"],
                 planarconfig="contig" if page.shape[2] > 1 else None,
                 compression="zlib",
                 predictor=page.dtype == np.uint16,
                 iccprofile=kept.icc or None,
-                extratags=xmp,
+                software=False,
+                extratags=[*_tags(exif), *((tag - 1, "I", 1, 0, True) for tag in directories)],
                 metadata=None,
-                **dpi,
+                **({"resolution": kept.dpi, "resolutionunit": "INCH"} if kept.dpi else {}),
             )
-    return ("EXIF does not go along into a deep TIFF: it is dropped",) if kept.exif else ()
+    _append(directories, stream)
+    return lost
+
+
+def _tags(exif: Image.Exif) -> list[tuple[int, str, int, Any, bool]]:
+    """The tags of the main directory that are text, bytes or whole numbers, as the library takes them."""
+    tags: list[tuple[int, str, int, Any, bool]] = []
+    for tag, value in exif.items():
+        if tag in (*_DIRECTORIES, *metadata.RESOLUTION_TAGS):
+            continue
+        if isinstance(value, str):
+            tags.append((tag, "s", 0, value.encode("utf-8"), True))
+        elif isinstance(value, bytes):
+            tags.append((tag, "B", len(value), value, True))
+        elif isinstance(value, int):
+            tags.append((tag, "I", 1, value, True))
+    return tags
+
+
+def _append(directories: dict[int, dict[int, Any]], stream: IO[bytes]) -> None:
+    """Write EXIF's own directories at the end of a little-endian TIFF and point its first page to them."""
+    for tag, values in directories.items():
+        directory = TiffImagePlugin.ImageFileDirectory_v2(group=tag)
+        for key, value in values.items():
+            directory[key] = value
+        end = stream.seek(0, SEEK_END)
+        place = end + end % 2  # directories begin at even places
+        stream.write(bytes(place - end) + directory.tobytes(place))
+        # The library refuses to write these tags: so far the number below holds their place.
+        entry = _entry(stream, tag - 1)
+        stream.seek(entry)
+        stream.write(tag.to_bytes(2, "little"))
+        stream.seek(entry + 8)
+        stream.write(place.to_bytes(4, "little"))
+
+
+def _entry(stream: IO[bytes], tag: int) -> int:
+    """Where a tag stands in the first directory: number, type, count and value, in 12 bytes."""
+    stream.seek(4)
+    start = int.from_bytes(stream.read(4), "little")
+    stream.seek(start)
+    count = int.from_bytes(stream.read(2), "little")
+    entries = stream.read(12 * count)
+    tags = [int.from_bytes(entries[i : i + 2], "little") for i in range(0, len(entries), 12)]
+    return start + 2 + 12 * tags.index(tag)

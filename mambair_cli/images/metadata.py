@@ -18,7 +18,7 @@ _LAYOUT_TAGS = frozenset(
     for first, last in ((254, 267), (273, 274), (277, 281), (284, 293), (301, 301), (317, 347), (512, 559))
     for tag in range(first, last + 1)
 ) | {700, 34377, 34675}
-_RESOLUTION_TAGS = (_TAG.XResolution, _TAG.YResolution, _TAG.ResolutionUnit)
+RESOLUTION_TAGS = (_TAG.XResolution, _TAG.YResolution, _TAG.ResolutionUnit)
 _AS_IS, _BACK = slice(None), slice(None, None, -1)
 # EXIF orientation -> whether rows and columns are swapped, and which axes then run backwards.
 _TURNS = {
@@ -178,7 +178,7 @@ def has_directories(metadata: Metadata) -> bool:
 
 def _tiff_tags(exif: Image.Exif, metadata: Metadata) -> Image.Exif:
     if metadata.dpi:
-        for tag in _RESOLUTION_TAGS:
+        for tag in RESOLUTION_TAGS:
             exif.pop(tag, None)
     if metadata.xmp:
         exif[_XMP_TAG] = metadata.xmp

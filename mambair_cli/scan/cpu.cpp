@@ -113,9 +113,12 @@ void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, A
   const int blocks = (s.channels + kernel.width - 1) / kernel.width;
   const int parts = reduce ? int(y.shape(0)) : s.directions;
   float* out = (float*)y.data();
+  // As few groups of blocks as keep all threads busy: a group visits each position once.
+  const int tasks = s.batch * parts;
+  const int groups = tasks % threads == 0 ? 1 : std::min(blocks, (2 * threads + tasks - 1) / tasks);
   nb::gil_scoped_release release;
-  parallel::run(s.batch * blocks * parts, threads, [&](int task) {
-    const int part = task % parts, block = task / parts % blocks, b = task / parts / blocks;
+  parallel::run(tasks * groups, threads, [&](int task) {
+    const int part = task % parts, group = task / parts % groups, b = task / parts / groups;
     Output o{};
     o.kept = pointer<float>(kept);
     o.y_row = s.channels;
@@ -124,38 +127,40 @@ void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, A
     o.y_direction = reduce ? 0 : plane;
     const int from = reduce ? part * s.directions / parts : part;
     const int to = reduce ? (part + 1) * s.directions / parts : part + 1;
-    for (int k = from; k < to; k++) kernel.scan_forward(s, o, b, k, block * kernel.width);
+    for (int k = from; k < to; k++)
+      kernel.scan_forward(s, o, b, k, group * blocks / groups, (group + 1) * blocks / groups);
   });
 }
 
-// Gradients of everything, float32 and zeroed by the caller. g_proj (groups, batch, length, directions, row) and the
-// parameters' (batch, ...) have one copy for each set of tasks that would otherwise write to the same place;
-// summing them in order keeps the result independent of the number of threads.
+// Gradients of everything, float32 and zeroed by the caller. g_u (halves, ...), g_proj (groups, ...) and the parameters'
+// (batch, ...) have one copy for each set of tasks that would otherwise write to the same place: a half of the
+// directions, a group of channel blocks, an image. Summed in order, the result does not depend on the threads.
 void backward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
               bool softplus, Array gy, Array kept, Array g_u, Maybe g_delta, Array g_proj, Maybe g_dt_weight, Array g_dt_bias,
               Array g_A, Array g_D, bool reduced, int threads) {
   const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
   const Kernels& kernel = *active;
   const int blocks = (s.channels + kernel.width - 1) / kernel.width, groups = int(g_proj.shape(0));
+  const int halves = int(g_u.shape(0));
   const int64_t rows = int64_t(s.directions) * s.channels, plane = int64_t(s.length) * s.channels;
   nb::gil_scoped_release release;
-  parallel::run(s.batch * groups, threads, [&](int task) {
-    const int group = task % groups, b = task / groups;
+  parallel::run(s.batch * groups * halves, threads, [&](int task) {
+    const int half = task % halves, group = task / halves % groups, b = task / halves / groups;
     Gradients g{};
     g.kept = (float*)kept.data();
     g.y = (const float*)gy.data();
     g.y_row = s.channels;
     g.y_batch = reduced ? plane : plane * s.directions;
     g.y_direction = reduced ? 0 : plane;
-    g.u = (float*)g_u.data();
+    g.u = (float*)g_u.data() + int64_t(half) * s.batch * s.u_batch;
     g.delta = pointer<float>(g_delta);
     g.proj = (float*)g_proj.data() + int64_t(group) * s.batch * s.proj_batch;
     g.dt_weight = s.rank ? pointer<float>(g_dt_weight) + b * rows * s.rank : nullptr;
     g.dt_bias = (float*)g_dt_bias.data() + b * rows;
     g.A = (float*)g_A.data() + b * rows * s.states;
     g.D = (float*)g_D.data() + b * rows;
-    for (int block = group * blocks / groups; block < (group + 1) * blocks / groups; block++)
-      for (int k = 0; k < s.directions; k++) kernel.scan_backward(s, g, b, k, block * kernel.width);
+    for (int k = half * s.directions / halves; k < (half + 1) * s.directions / halves; k++)
+      kernel.scan_backward(s, g, b, k, group * blocks / groups, (group + 1) * blocks / groups);
   });
 }
 

@@ -16,7 +16,7 @@ else:
 
 MAX_STATES = 64
 MAX_RANK = 64
-BACKWARD_TASKS = 16  # independent pieces the backward is cut into, whatever the number of threads
+BACKWARD_TASKS = 4  # pieces at least that the backward is cut into, whatever the number of threads
 
 INSTALL_HINT = (
     "the native scan kernel is not installed, so the slow PyTorch scan is used; with a C++17 compiler at hand, "
@@ -92,12 +92,13 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         u, delta, proj, dt_weight, dt_bias, A, D, orders, kept = ctx.saved_tensors
         batch = u.shape[0]
-        groups = min(-(-A.shape[1] // 16), -(-BACKWARD_TASKS // batch))
+        halves = min(2, A.shape[0])
+        groups = min(-(-A.shape[1] // 16), -(-BACKWARD_TASKS // (halves * batch)))
 
         def zeros(like: Tensor | None, *lead: int) -> Tensor | None:
             return None if like is None else torch.zeros(*lead, *like.shape)
 
-        g_u, g_delta, g_proj = zeros(u), zeros(delta), zeros(proj, groups)
+        g_u, g_delta, g_proj = zeros(u, halves), zeros(delta), zeros(proj, groups)
         g_weight, g_A = zeros(dt_weight, batch), zeros(A, batch)
         g_bias, g_D = torch.zeros(batch, *A.shape[:2]), torch.zeros(batch, *A.shape[:2])
         _cpu.backward(
@@ -108,7 +109,7 @@ class _Scan(torch.autograd.Function):
         assert g_proj is not None
         assert g_A is not None
         return (
-            g_u.to(u.dtype),
+            g_u.sum(0).to(u.dtype),
             None if g_delta is None else g_delta.to(u.dtype),
             g_proj.sum(0).to(proj.dtype),
             None if g_weight is None else g_weight.sum(0),

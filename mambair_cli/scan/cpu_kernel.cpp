@@ -1,6 +1,9 @@
-// The selective scan over one block of W channels of one sequence, state in registers.
-// Compiled once per instruction set; see CMakeLists.txt.
+// The selective scan along one sequence. Its channels are cut into blocks of one vector each; a chunk of steps is run
+// for all blocks before the next chunk, so that positions far apart in memory are visited once and not once per block.
+// Within a chunk the state of a block lives in registers. Compiled once per instruction set; see CMakeLists.txt.
 #include "cpu_kernel.hpp"
+
+#include <vector>
 
 #include "simd.hpp"
 
@@ -102,145 +105,176 @@ struct Chunk {
 
 // N > 0 is the number of states known at compile time; 0 reads it at run time.
 template <class T, int N>
-void forward(const Scan& s, const Output& out, int b, int k, int first) {
+void forward(const Scan& s, const Output& out, int b, int k, int begin_block, int end_block) {
+  constexpr int SIZE = N ? N : MAX_STATES;
   const int states = N ? N : s.states;
-  const Block block(s, k, first);
-  const Sequence<T> q(s, b, k, first);
+  struct Part {
+    Block block;
+    Sequence<T> q;
+    float *y, *kept;
+    vf a[SIZE] = {}, h[SIZE] = {};
+  };
+  std::vector<Part> parts;
+  parts.reserve(size_t(end_block - begin_block));
+  for (int i = begin_block; i < end_block; i++) {
+    const int first = i * W;
+    parts.push_back({Block(s, k, first), Sequence<T>(s, b, k, first),
+                     out.y + b * out.y_batch + k * out.y_direction + first,
+                     out.kept ? kept_states(out.kept, s, W, b, k, first) : nullptr});
+    for (int n = 0; n < states; n++) parts.back().a[n] = parts.back().block.A[n] * LOG2E;
+  }
   Chunk<T> chunk;
-  vf h[N ? N : MAX_STATES], a[N ? N : MAX_STATES];
-  for (int n = 0; n < states; n++) h[n] = vf{}, a[n] = block.A[n] * LOG2E;
-  float* y = out.y + b * out.y_batch + k * out.y_direction + first;
-  float* kept = out.kept ? kept_states(out.kept, s, W, b, k, first) : nullptr;
   for (int begin = 0; begin < s.steps; begin += CHUNK) {
-    if (kept)
-      for (int n = 0; n < states; n++, kept += W) store(kept, h[n], W);
     const int count = s.steps - begin < CHUNK ? s.steps - begin : CHUNK;
-    chunk.prepare(s, q, block, begin, count);
-    for (int i = 0; i < count; i++) {
-      const vf dt = chunk.dt[i], du = dt * chunk.u[i];
-      const float *B = chunk.row[i] + s.rank, *C = B + states;
-      vf even = block.D * chunk.u[i], odd = vf{};
+    for (Part& part : parts) {
+      vf h[SIZE];
+      for (int n = 0; n < states; n++) h[n] = part.h[n];
+      if (part.kept)
+        for (int n = 0; n < states; n++, part.kept += W) store(part.kept, h[n], W);
+      chunk.prepare(s, part.q, part.block, begin, count);
+      const int lanes = part.block.lanes;
+      for (int i = 0; i < count; i++) {
+        const vf dt = chunk.dt[i], du = dt * chunk.u[i];
+        const float *B = chunk.row[i] + s.rank, *C = B + states;
+        vf even = part.block.D * chunk.u[i], odd = vf{};
 #pragma GCC unroll 16
-      for (int n = 0; n < states; n++) {
-        h[n] = exp2_negative(dt * a[n]) * h[n] + du * B[n];
-        (n & 1 ? odd : even) += h[n] * C[n];
+        for (int n = 0; n < states; n++) {
+          h[n] = exp2_negative(dt * part.a[n]) * h[n] + du * B[n];
+          (n & 1 ? odd : even) += h[n] * C[n];
+        }
+        const int64_t l = chunk.position[i];
+        if (l < 0) continue;
+        float* p = part.y + l * out.y_row;
+        store(p, load(p, lanes) + (even + odd), lanes);
       }
-      const int64_t l = chunk.position[i];
-      if (l < 0) continue;
-      float* p = y + l * out.y_row;
-      store(p, load(p, block.lanes) + (even + odd), block.lanes);
+      for (int n = 0; n < states; n++) part.h[n] = h[n];
     }
   }
 }
 
 template <class T>
-void forward_states(const Scan& s, const Output& out, int b, int k, int first) {
+void forward_states(const Scan& s, const Output& out, int b, int k, int begin, int end) {
   switch (s.states) {
-    case 8: return forward<T, 8>(s, out, b, k, first);
-    case 10: return forward<T, 10>(s, out, b, k, first);
-    case 16: return forward<T, 16>(s, out, b, k, first);
-    default: return forward<T, 0>(s, out, b, k, first);
+    case 8: return forward<T, 8>(s, out, b, k, begin, end);
+    case 10: return forward<T, 10>(s, out, b, k, begin, end);
+    case 16: return forward<T, 16>(s, out, b, k, begin, end);
+    default: return forward<T, 0>(s, out, b, k, begin, end);
   }
 }
 
-void scan_forward(const Scan& s, const Output& out, int b, int k, int first) {
+void scan_forward(const Scan& s, const Output& out, int b, int k, int begin, int end) {
   if (s.dtype == Dtype::float32)
-    forward_states<float>(s, out, b, k, first);
+    forward_states<float>(s, out, b, k, begin, end);
   else
-    forward_states<bf16>(s, out, b, k, first);
+    forward_states<bf16>(s, out, b, k, begin, end);
 }
 
 // Replays each chunk from the state the forward kept at its start: memory O(steps * states / CHUNK) per block.
 template <class T, int N>
-void backward(const Scan& s, const Gradients& grad, int b, int k, int first) {
+void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_block, int end_block) {
   constexpr int SIZE = N ? N : MAX_STATES;
-  const int states = N ? N : s.states;
-  const Block block(s, k, first);
-  const Sequence<T> q(s, b, k, first);
+  const int states = N ? N : s.states, size = s.rank + 2 * states;
+  struct Part {
+    Block block;
+    Sequence<T> q;
+    int first;
+    const float* kept;
+    vf dh[SIZE] = {}, dA[SIZE] = {}, d_weight[MAX_RANK] = {}, d_bias = {}, dD = {};
+  };
+  std::vector<Part> parts;
+  parts.reserve(size_t(end_block - begin_block));
+  for (int i = begin_block; i < end_block; i++)
+    parts.push_back({Block(s, k, i * W), Sequence<T>(s, b, k, i * W), i * W,
+                     kept_states(grad.kept, s, W, b, k, i * W)});
   static thread_local Chunk<T> chunk;
-  static thread_local vf history[CHUNK + 1][SIZE], decay[CHUNK][SIZE], partial[MAX_RANK + 2 * MAX_STATES];
-  const float* kept = kept_states(grad.kept, s, W, b, k, first);
-
-  vf dh[SIZE], dA[SIZE], d_weight[MAX_RANK], d_bias{}, dD{};
-  for (int n = 0; n < states; n++) dh[n] = dA[n] = vf{};
-  for (int r = 0; r < s.rank; r++) d_weight[r] = vf{};
-  const float* gy = grad.y + b * grad.y_batch + k * grad.y_direction + first;
-  const int64_t u_offset = b * s.u_batch + k * s.u_direction + first;
+  static thread_local vf history[CHUNK + 1][SIZE], decay[CHUNK][SIZE];
+  std::vector<vf> partial(size_t(CHUNK) * size);  // gradients of the rows of proj, lanes not yet added up
   float* g_proj = grad.proj + b * s.proj_batch + k * s.proj_direction;
-  const int size = s.rank + 2 * states;
 
   for (int c = (s.steps - 1) / CHUNK; c >= 0; c--) {
     const int begin = c * CHUNK, count = s.steps - begin < CHUNK ? s.steps - begin : CHUNK;
-    vf h[SIZE];
-    for (int n = 0; n < states; n++)
-      history[0][n] = h[n] = load(kept + (size_t(c) * states + n) * W, W);
-    chunk.prepare(s, q, block, begin, count);
-    for (int i = 0; i < count; i++) {
-      const vf dt = chunk.dt[i], du = dt * chunk.u[i];
-      const float* B = chunk.row[i] + s.rank;
-#pragma GCC unroll 16
+    for (vf& v : partial) v = vf{};
+    for (Part& part : parts) {
+      const int lanes = part.block.lanes;
+      const float* gy = grad.y + b * grad.y_batch + k * grad.y_direction + part.first;
+      const int64_t u_offset = b * s.u_batch + k * s.u_direction + part.first;
+      vf h[SIZE], dh[SIZE];
       for (int n = 0; n < states; n++) {
-        decay[i][n] = exp2_negative(dt * (block.A[n] * LOG2E));
-        history[i + 1][n] = h[n] = decay[i][n] * h[n] + du * B[n];
+        history[0][n] = h[n] = load(part.kept + (size_t(c) * states + n) * W, W);
+        dh[n] = part.dh[n];
       }
-    }
-    for (int i = count - 1; i >= 0; i--) {
-      const int64_t l = chunk.position[i];
-      const vf dt = chunk.dt[i], u = chunk.u[i], du = dt * u;
-      const vf g = l < 0 ? vf{} : load(gy + l * grad.y_row, block.lanes);
-      const float *B = chunk.row[i] + s.rank, *C = B + states;
-      vf d_du{}, d_dt{};
+      chunk.prepare(s, part.q, part.block, begin, count);
+      for (int i = 0; i < count; i++) {
+        const vf dt = chunk.dt[i], du = dt * chunk.u[i];
+        const float* B = chunk.row[i] + s.rank;
 #pragma GCC unroll 16
-      for (int n = 0; n < states; n++) {
-        dh[n] += g * C[n];
-        partial[s.rank + n] = dh[n] * du;
-        partial[s.rank + states + n] = g * history[i + 1][n];
-        d_du += dh[n] * B[n];
-        dh[n] *= decay[i][n];
-        const vf through = dh[n] * history[i][n];
-        d_dt += through * block.A[n];
-        dA[n] += through * dt;
+        for (int n = 0; n < states; n++) {
+          decay[i][n] = exp2_negative(dt * (part.block.A[n] * LOG2E));
+          history[i + 1][n] = h[n] = decay[i][n] * h[n] + du * B[n];
+        }
       }
-      d_dt += d_du * u;
-      const vf d_raw = s.softplus ? d_dt * sigmoid(chunk.raw[i], chunk.e[i]) : d_dt;
-      d_bias += d_raw;
-      if (l < 0) continue;
-      dD += u * g;
-      float* gu = grad.u + u_offset + l * s.u_row;
-      store(gu, load(gu, block.lanes) + (d_du * dt + block.D * g), block.lanes);
-      if (grad.delta) store(grad.delta + u_offset + l * s.u_row, d_raw, block.lanes);
-      for (int r = 0; r < s.rank; r++) {
-        d_weight[r] += d_raw * chunk.row[i][r];
-        partial[r] = d_raw * block.weight[r];
+      for (int i = count - 1; i >= 0; i--) {
+        const int64_t l = chunk.position[i];
+        const vf dt = chunk.dt[i], u = chunk.u[i], du = dt * u;
+        const vf g = l < 0 ? vf{} : load(gy + l * grad.y_row, lanes);
+        const float *B = chunk.row[i] + s.rank, *C = B + states;
+        vf *g_low = &partial[size_t(i) * size], *g_B = g_low + s.rank, *g_C = g_B + states;
+        vf d_du{}, d_dt{};
+#pragma GCC unroll 16
+        for (int n = 0; n < states; n++) {
+          dh[n] += g * C[n];
+          g_B[n] += dh[n] * du;
+          g_C[n] += g * history[i + 1][n];
+          d_du += dh[n] * B[n];
+          dh[n] *= decay[i][n];
+          const vf through = dh[n] * history[i][n];
+          d_dt += through * part.block.A[n];
+          part.dA[n] += through * dt;
+        }
+        d_dt += d_du * u;
+        const vf d_raw = s.softplus ? d_dt * sigmoid(chunk.raw[i], chunk.e[i]) : d_dt;
+        part.d_bias += d_raw;
+        if (l < 0) continue;
+        part.dD += u * g;
+        float* gu = grad.u + u_offset + l * s.u_row;
+        store(gu, load(gu, lanes) + (d_du * dt + part.block.D * g), lanes);
+        if (grad.delta) store(grad.delta + u_offset + l * s.u_row, d_raw, lanes);
+        for (int r = 0; r < s.rank; r++) {
+          part.d_weight[r] += d_raw * chunk.row[i][r];
+          g_low[r] += d_raw * part.block.weight[r];
+        }
       }
-      add_sums(partial, size, g_proj + l * s.proj_row);
+      for (int n = 0; n < states; n++) part.dh[n] = dh[n];
     }
+    for (int i = 0; i < count; i++)
+      if (chunk.position[i] >= 0) add_sums(&partial[size_t(i) * size], size, g_proj + chunk.position[i] * s.proj_row);
   }
 
-  const size_t row = size_t(k) * s.channels + first;
-  for (int lane = 0; lane < block.lanes; lane++) {
-    for (int n = 0; n < states; n++) grad.A[(row + lane) * states + n] += dA[n][lane];
-    for (int r = 0; r < s.rank; r++) grad.dt_weight[(row + lane) * s.rank + r] += d_weight[r][lane];
-    grad.dt_bias[row + lane] += d_bias[lane];
-    grad.D[row + lane] += dD[lane];
-  }
+  for (const Part& part : parts)
+    for (int lane = 0; lane < part.block.lanes; lane++) {
+      const size_t row = size_t(k) * s.channels + part.first + lane;
+      for (int n = 0; n < states; n++) grad.A[row * states + n] += part.dA[n][lane];
+      for (int r = 0; r < s.rank; r++) grad.dt_weight[row * s.rank + r] += part.d_weight[r][lane];
+      grad.dt_bias[row] += part.d_bias[lane];
+      grad.D[row] += part.dD[lane];
+    }
 }
 
 template <class T>
-void backward_states(const Scan& s, const Gradients& grad, int b, int k, int first) {
+void backward_states(const Scan& s, const Gradients& grad, int b, int k, int begin, int end) {
   switch (s.states) {
-    case 8: return backward<T, 8>(s, grad, b, k, first);
-    case 10: return backward<T, 10>(s, grad, b, k, first);
-    case 16: return backward<T, 16>(s, grad, b, k, first);
-    default: return backward<T, 0>(s, grad, b, k, first);
+    case 8: return backward<T, 8>(s, grad, b, k, begin, end);
+    case 10: return backward<T, 10>(s, grad, b, k, begin, end);
+    case 16: return backward<T, 16>(s, grad, b, k, begin, end);
+    default: return backward<T, 0>(s, grad, b, k, begin, end);
   }
 }
 
-void scan_backward(const Scan& s, const Gradients& grad, int b, int k, int first) {
+void scan_backward(const Scan& s, const Gradients& grad, int b, int k, int begin, int end) {
   if (s.dtype == Dtype::float32)
-    backward_states<float>(s, grad, b, k, first);
+    backward_states<float>(s, grad, b, k, begin, end);
   else
-    backward_states<bf16>(s, grad, b, k, first);
+    backward_states<bf16>(s, grad, b, k, begin, end);
 }
 
 #define NAME_OF(isa) #isa

@@ -20,7 +20,7 @@ struct Scan {
 };
 
 // Steps between states that the forward keeps for the backward to start from.
-constexpr int CHUNK = 64;
+constexpr int CHUNK = 32;
 
 // Where results go; y rows of one direction are added to what is there.
 struct Output {
@@ -82,9 +82,9 @@ struct NormGateBackward {
 struct Kernels {
   const char* name;
   int width;  // channels per vector
-  // channels [first, first + width) of one sequence
-  void (*scan_forward)(const Scan&, const Output&, int batch, int direction, int first);
-  void (*scan_backward)(const Scan&, const Gradients&, int batch, int direction, int first);
+  // blocks [begin, end) of `width` channels of one sequence
+  void (*scan_forward)(const Scan&, const Output&, int batch, int direction, int begin, int end);
+  void (*scan_backward)(const Scan&, const Gradients&, int batch, int direction, int begin, int end);
   void (*depthwise)(const Depthwise&, int batch, int row_begin, int row_end);
   void (*depthwise_backward)(const DepthwiseBackward&, int batch, int first);
   void (*norm_gate)(const NormGate&, int64_t row_begin, int64_t row_end);
