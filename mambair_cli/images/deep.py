@@ -107,8 +107,7 @@ def _write_tiff(pages: Sequence[Array], stream: IO[bytes], form: Format, kept: M
     directories = {} if big else {tag: ifd for tag in _DIRECTORIES if (ifd := dict(exif.get_ifd(tag)))}
     if big and metadata.has_directories(kept):
         lost = (*lost, "a TIFF of more than 4 GB: only the first part of the EXIF goes along")
-    tiff_writer = _library("tifffile", "TIFF").TiffWriter(stream, bigtiff=big, byteorder="<")
-    with tiff_writer as tiff:
+    with _library("tifffile", "TIFF").TiffWriter(stream, bigtiff=big, byteorder="<") as tiff:
         for page in pages:
             tiff.write(
                 _flat(page),
