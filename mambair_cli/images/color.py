@@ -67,10 +67,13 @@ def to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
 
 
 def apply(transform: ImageCms.ImageCmsTransform, pixels: Array) -> Array:
-    """(H, W, 3) uint8 through a transform."""
-    image = Image.fromarray(pixels)
-    ImageCms.applyTransform(image, transform, inPlace=True)
-    return np.asarray(image)
+    """(H, W, 3) uint8 through a transform; in strips, so that signals are heard between them."""
+    result = np.empty_like(pixels)
+    for top in range(0, len(pixels), _STRIP_ROWS):
+        strip = Image.fromarray(pixels[top : top + _STRIP_ROWS])
+        ImageCms.applyTransform(strip, transform, inPlace=True)
+        result[top : top + _STRIP_ROWS] = strip
+    return result
 
 
 def restore_gamut(result: Array, original: Array, space: Space) -> Array:
@@ -84,7 +87,6 @@ def restore_gamut(result: Array, original: Array, space: Space) -> Array:
     lost[np.abs(lost).max(axis=2) <= _ROUNDING] = 0
     if not lost.any():
         return back
-    back = back.copy()
     height, width = back.shape[:2]
     channels = [Image.fromarray(lost[..., c].astype(np.float32)) for c in range(3)]
     scale = original.shape[0] / height
