@@ -65,11 +65,17 @@ def about(
     """
 
 
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Warnings as lines for people, without the code that they come from."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def run(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that it reads all the same
+    warnings.showwarning = _warn
     try:
         try:
             app(args, prog_name="mambair")

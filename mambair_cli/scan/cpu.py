@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+missing = ""  # why there is no kernel; `backends()` passes it on
 try:
     from mambair_cli.scan import _cpu
-except ImportError as error:  # installed without a compiler; `backends()` passes the reason on
-    missing = f"not built ({error})"
-else:
-    missing = ""
+except ImportError as error:
+    missing = f"does not load ({error})"
+    if find_spec("mambair_cli.scan._cpu") is None:
+        missing = "not built: no C++17 compiler worked when mambair was installed"
 
 MAX_STATES = 64
 MAX_RANK = 64
