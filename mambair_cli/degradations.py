@@ -66,16 +66,17 @@ def jpeg(hq: Bytes, quality: int) -> Bytes:
 def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
     """Light rain in one direction, in the manner of Rain100L (Yang et al., CVPR 2017): bright streaks added.
 
-    Three layers of drops, from far (short, thin, many) to near; direction, length and amount vary by picture.
+    Three layers of drops, from far (short, thin, many) to near; direction, length, softness, brightness and amount
+    vary by picture.
     """
     height, width = hq.shape[:2]
-    angle, length, amount = rng.uniform(-20, 20), rng.uniform(10, 40), rng.uniform(0.3, 1.8)
-    brightness, thickness = rng.uniform(35, 200), rng.uniform(0.3, 0.8)
+    angle, length, amount = rng.uniform(-45, 45), 10 * 6 ** rng.random(), 0.2 * 8 ** rng.random()
+    brightness, thickness, fade = rng.uniform(30, 200), rng.uniform(0.3, 1.0), rng.uniform(0.2, 1.0)
     streaks = np.zeros((height, width), np.float32)
     for near in (0.6, 1.0, 1.5):
         density = 0.001 * amount / near**2
         tilt = angle + rng.normal(0, 2)
-        streaks += _streaks((height, width), density, near * length, tilt, near * thickness, rng)
+        streaks += _streaks((height, width), density, near * length, tilt, near * thickness, fade, rng)
     streaks *= brightness
     return _to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
 
@@ -116,14 +117,18 @@ def _streaks(
     length: float,
     angle: float,
     thickness: float,
+    fade: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """Drops of random brightness, smeared along their fall: (H, W), at most about 1 where none overlap."""
+    """Drops of random brightness, smeared along their fall: (H, W), at most about 1 where none overlap.
+
+    `fade`: the share of the length over which a streak fades in, and again out.
+    """
     side = math.ceil(math.hypot(*size)) + 2 * math.ceil(length)
     drops = np.where(rng.random((side, side)) < density, rng.uniform(0.2, 1.0, (side, side)), 0.0)
     drops = _running_sum(drops, max(round(length), 2))
-    fade = max(round(length / 3), 2)  # streaks fade in and out
-    drops = _running_sum(drops, fade) / fade
+    soft = max(round(length * fade), 2)
+    drops = _running_sum(drops, soft) / soft
     image = Image.fromarray(drops.astype(np.float32)).rotate(angle, Image.Resampling.BILINEAR)
     # Pillow blurs only 8-bit pictures: widen across the fall by a small Gaussian on the array instead.
     top, left = ((side - n) // 2 for n in size)
