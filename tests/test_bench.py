@@ -15,10 +15,12 @@ from album import photo
 from browser import Browser
 from commands import Outcome, mambair
 from networks import identity, nearest
+from PIL import Image
 from sets import parts, put
 
 from mambair_cli import degradations, metrics
 from mambair_cli.bench.datasets import Degradation, load
+from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.run import Watcher, measure
 from mambair_cli.restorer import load_model
 
@@ -226,7 +228,40 @@ def test_perceptual_metrics_are_an_extra(
         text = (tmp_path / f"a.{kind}").read_text()
         assert "LPIPS" in text
         assert all(f"{image['lpips']:.4f}" in text for image in record["images"])
-    assert b"LPIPS" in bench(*arguments).out
+    assert record["mean"]["niqe"] is None  # too small
+    assert (record["measured"], record["measured_niqe"]) == (3, 0)
+    assert b"NIQE - (0 of 3)" in bench(*arguments).out
+
+
+def test_niqe_needs_no_extra(tmp_path: Path, bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    for name, size in (("a", (200, 104)), ("b", (104, 200)), ("small", (194, 104))):
+        put(tmp_path / "set" / f"{name}.png", size)
+    arguments = ("-d", tmp_path / "set", "--weights", nearest(tmp_path / "net.pth"))
+    assert "niqe" not in json.loads(bench(*arguments, "--json").out)["mean"]
+    kinds = [argument for kind in ("html", "md", "csv") for argument in ("--report", tmp_path / f"a.{kind}")]
+    record = json.loads(bench(*arguments, "--niqe", "--json", *kinds).out)
+    a, b, small = (image["niqe"] for image in record["images"])
+    with Image.open(tmp_path / "set" / "a.png") as truth:
+        lq = degradations.downscale(np.array(truth), 2)
+    assert a == niqe(lq.repeat(2, 0).repeat(2, 1), crop=2)
+    assert record["images"][0]["baseline"]["niqe"] == niqe(degradations.bicubic(lq, (104, 200)), crop=2)
+    assert small is None
+    assert record["mean"]["niqe"] == pytest.approx((a + b) / 2)
+    assert (record["measured"], record["measured_niqe"]) == (3, 2)
+    assert "Y of BT.601" in record["protocol"]["niqe"]
+    assert record["protocol"]["perceptual"] is None
+
+    mean = f"{(a + b) / 2:.4f} (2 of 3)"
+    rows = list(csv.DictReader((tmp_path / "a.csv").open()))
+    assert [row["niqe"] for row in rows] == [str(a), str(b), ""]
+    for kind in ("html", "md"):
+        text = (tmp_path / f"a.{kind}").read_text()
+        assert all(part in text for part in ("NIQE ↓", mean, f"{a:.4f}"))
+        assert "LPIPS" not in text
+    table = bench(*arguments, "--niqe").out.decode()
+    assert f"NIQE {mean}" in table
+    assert "lower is better" in table
 
 
 def test_page_in_a_browser(reports: Path, browser: Browser) -> None:

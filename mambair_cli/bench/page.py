@@ -44,7 +44,7 @@ def representative(images: Sequence[Measured]) -> list[tuple[str, Measured]]:
 
 def _summary(results: Sequence[Result]) -> str:
     heads = ["Model", "Set", "Input", "PSNR", "SSIM", "Published", "Δ", "Do nothing", "Gain", "s/image", "Images"]
-    heads += ["LPIPS", "DISTS"][: len(distances(results[0].mean))]
+    heads += extra_heads(results[0])
     rows = []
     for r in results:
         mean, baseline, published = r.mean, r.baseline, r.published
@@ -55,7 +55,7 @@ def _summary(results: Sequence[Result]) -> str:
                 escape(r.model), escape(r.dataset.name), escape(str(r.degradation)), *cells(mean),
                 " / ".join(filter(None, cells(published))), _delta(delta, -0.05),
                 " / ".join(filter(None, cells(baseline))), _delta(gain, 0.0),
-                f"{r.seconds:.2f}", f"{len(r.measured)}/{r.dataset.size}", *distances(mean),
+                f"{r.seconds:.2f}", f"{len(r.measured)}/{r.dataset.size}", *extra_means(r),
             ]
         )  # fmt: skip
     return _table(heads, rows)
@@ -75,10 +75,10 @@ def _section(result: Result) -> str:
 
 def _images(result: Result) -> str:
     heads = ["Picture", "PSNR", "SSIM", "PSNR before", "SSIM before", "Gain", "Seconds", "Size"]
-    heads += ["LPIPS", "DISTS"][: len(distances(result.mean))]
+    heads += extra_heads(result)
     rows = [
         [escape(i.name), *cells(i.score), *cells(i.baseline), signed(i.gain), f"{i.seconds:.2f}",
-         f"{i.width}x{i.height}", *distances(i.score)]
+         f"{i.width}x{i.height}", *extra_cells(result, i.score)]
         for i in result.measured
     ]  # fmt: skip
     failed = "".join(f'<p class="bad">{escape(i.name)}: {escape(i.error)}</p>' for i in result.failed)
@@ -124,10 +124,22 @@ def cells(score: Score | None) -> list[str]:
     return [f"{score.psnr:.2f}", "" if score.ssim is None else f"{score.ssim:.4f}"]
 
 
-def distances(score: Score | None) -> list[str]:
-    """LPIPS and DISTS, if they were measured."""
-    values = (score.lpips, score.dists) if score else ()
-    return [f"{value:.4f}" for value in values if value is not None]
+def extra_heads(result: Result) -> list[str]:
+    """What was measured besides, lower being better."""
+    return [f"{name.upper()} ↓" for name in result.extra]
+
+
+def extra_cells(result: Result, score: Score | None) -> list[str]:
+    """Four digits for each of `extra_heads`; empty where there is no such score."""
+    values = (getattr(score, name, None) for name in result.extra)
+    return ["" if value is None else f"{value:.4f}" for value in values]
+
+
+def extra_means(result: Result) -> list[str]:
+    """The means of `extra_heads`; "-" if no picture has the score, and over how many it is, if not over all."""
+    counts = [result.having(name) for name in result.extra]
+    shares = ["" if count == len(result.measured) else f" ({count} of {len(result.measured)})" for count in counts]
+    return [(cell or "-") + share for cell, share in zip(extra_cells(result, result.mean), shares, strict=True)]
 
 
 def signed(value: float) -> str:

@@ -16,20 +16,25 @@ from mambair_cli.zoo import ModelSpec
 
 @dataclass(frozen=True)
 class Score:
-    """PSNR in dB and SSIM, which some publish without; LPIPS and DISTS where they were asked for."""
+    """PSNR in dB and SSIM, which some publish without; LPIPS, DISTS and NIQE where they were asked for.
+
+    A picture too small for NIQE is without.
+    """
 
     psnr: float
     ssim: float | None
     lpips: float | None = None
     dists: float | None = None
+    niqe: float | None = None
 
     @classmethod
     def mean(cls, scores: Sequence[Score]) -> Score | None:
-        """Over pictures, of what all of them have; None of none."""
+        """Over pictures, each score over those that have it; None of none."""
         if not scores:
             return None
         columns = {field.name: [getattr(score, field.name) for score in scores] for field in fields(cls)}
-        means: dict[str, Any] = {key: None if None in column else fmean(column) for key, column in columns.items()}
+        there = {key: [value for value in column if value is not None] for key, column in columns.items()}
+        means: dict[str, Any] = {key: fmean(column) if column else None for key, column in there.items()}
         return cls(**means)
 
 
@@ -84,6 +89,16 @@ class Result:
         return len(self.measured) == self.dataset.size
 
     @property
+    def extra(self) -> tuple[str, ...]:
+        """The scores that were asked for besides PSNR and SSIM; of all of them lower is better."""
+        distances = ("lpips", "dists") if self.environment["perceptual"] else ()
+        return (*distances, "niqe") if self.environment["niqe"] else distances
+
+    def having(self, name: str) -> int:
+        """How many pictures have the score of that name."""
+        return sum(getattr(image.score, name) is not None for image in self.measured)
+
+    @property
     def mean(self) -> Score | None:
         return Score.mean([image.score for image in self.images if image.score])
 
@@ -106,6 +121,9 @@ class Result:
             "luma": "restored picture, then its Y, rounded to 8 bits",
             "none": "nothing rounded",
         }
+        distances, natural = "lpips" in self.extra, "niqe" in self.extra
+        plane = "grey" if own.channel == "gray" else "Y of BT.601 studio swing rounded to 8 bits"
+        niqe = f"{plane}, {own.crop} pixels cropped, blocks of 96x96, authors' model, lower is better"
         return {
             "channel": own.channel,
             "crop": own.crop,
@@ -113,7 +131,8 @@ class Result:
             "y": "ITU-R BT.601 studio swing" if own.channel == "y" else None,
             "psnr": "peak 255, mean over pictures",
             "ssim": "Gaussian 11x11, sigma 1.5, valid area, mean over channels",
-            "perceptual": "LPIPS (VGG) and DISTS on RGB, nothing cropped" if self.environment["perceptual"] else None,
+            "perceptual": "LPIPS (VGG) and DISTS on RGB, nothing cropped, lower is better" if distances else None,
+            "niqe": niqe if natural else None,
             "input": self.degradation.describe(self.dataset.read),
             "tile": self.environment["tile"],
             "ensemble": self.environment["ensemble"],

@@ -7,7 +7,6 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,18 @@ from rich.table import Table
 from rich.text import Text
 
 from mambair_cli import files
-from mambair_cli.bench.page import cells, distances, html, signed
+from mambair_cli.bench.page import cells, extra_cells, extra_heads, extra_means, html, signed
 from mambair_cli.bench.records import Result, Score
 from mambair_cli.errors import UsageError
 
 SUFFIXES = (".html", ".md", ".csv", ".json")
 COLUMNS = (
     *("dataset", "degradation", "model", "image", "width", "height"),
-    *("psnr", "ssim", "lpips", "dists", "baseline_psnr", "baseline_ssim", "baseline_lpips", "baseline_dists"),
+    *("psnr", "ssim", "lpips", "dists", "niqe"),
+    *("baseline_psnr", "baseline_ssim", "baseline_lpips", "baseline_dists", "baseline_niqe"),
     *("seconds", "error"),
 )
+HEADS = ("set", "input", "model", "PSNR", "SSIM", "published", "do nothing", "s/image", "images")
 CLOSE = 0.05  # dB that rounding, other hardware and random routing may cost against a published score
 
 
@@ -55,18 +56,19 @@ def document(result: Result) -> dict[str, Any]:
         "images": [
             {
                 "name": image.name,
-                **_numbers(image.score),
+                **_numbers(image.score, result.extra),
                 "seconds": image.seconds if image.score else None,
                 "size": [image.width, image.height] if image.score else None,
-                "baseline": _numbers(image.baseline),
+                "baseline": _numbers(image.baseline, result.extra),
                 "error": image.error or None,
             }
             for image in result.images
         ],
         "measured": len(result.measured),
         "of": result.dataset.size,
-        "mean": _numbers(result.mean),
-        "baseline": _numbers(result.baseline),
+        **({"measured_niqe": result.having("niqe")} if "niqe" in result.extra else {}),
+        "mean": _numbers(result.mean, result.extra),
+        "baseline": _numbers(result.baseline, result.extra),
         "published": _numbers(result.published) if result.published else None,
         "seconds": result.seconds,
         "environment": dict(result.environment),
@@ -94,8 +96,8 @@ def table_csv(results: Sequence[Result]) -> str:
             }
             if image.score:
                 row |= {"width": image.width, "height": image.height, "seconds": image.seconds}
-                row |= _numbers(image.score)
-                row |= {f"baseline_{key}": value for key, value in _numbers(image.baseline).items()}
+                row |= _numbers(image.score, result.extra)
+                row |= {f"baseline_{key}": value for key, value in _numbers(image.baseline, result.extra).items()}
             writer.writerow(row)
     return stream.getvalue()
 
@@ -104,20 +106,27 @@ def markdown(results: Sequence[Result]) -> str:
     """The table, its protocols, every picture and the environment."""
     lines = ["# mambair bench", ""]
     lines += _grid(
-        ["set", "input", "model", "PSNR", "SSIM", "published", "do nothing", "s/image", "images"],
+        [*HEADS, *(extra_heads(results[0]) if results else [])],
         ([*_identity(r), *_means(r)] for r in results),
     )
     for result in results:
         title = f"{result.model} on {result.dataset.name}, {result.degradation}"
         rows = (
-            [i.name, *cells(i.score), *cells(i.baseline), signed(i.gain), f"{i.seconds:.2f}", *distances(i.score)]
+            [
+                i.name,
+                *cells(i.score),
+                *cells(i.baseline),
+                signed(i.gain),
+                f"{i.seconds:.2f}",
+                *extra_cells(result, i.score),
+            ]
             if i.score
-            else [i.name, f"failed: {i.error}", *[""] * 5]
+            else [i.name, f"failed: {i.error}", *[""] * (5 + len(result.extra))]
             for i in result.images
         )
         lines += ["", f"## {title}", "", *_listed(result.protocol), ""]
-        heads = ["image", "PSNR", "SSIM", "PSNR before", "SSIM before", "gain", "s", "LPIPS", "DISTS"]
-        lines += _grid(heads[: 7 + len(distances(result.mean))], rows)
+        heads = ["image", "PSNR", "SSIM", "PSNR before", "SSIM before", "gain", "s"]
+        lines += _grid([*heads, *extra_heads(result)], rows)
         lines += ["", "Environment:", "", *_listed(result.environment)]
     return "\n".join(lines) + "\n"
 
@@ -148,8 +157,9 @@ def describe(result: Result) -> str:
     p = result.protocol
     channel = {"y": "Y of BT.601 studio swing", "rgb": "RGB", "gray": "grey"}[p["channel"]]
     tile = {"off": "whole pictures", "paper": "tiled as published"}.get(p["tile"], f"tiles: {p['tile']}")
+    extra = "".join(f"; {text}" for text in (p["perceptual"], p["niqe"] and f"NIQE: {p['niqe']}") if text)
     return (
-        f"{channel}, {p['crop']} pixels cropped, {p['rounding']}; SSIM: {p['ssim']}; {tile}"
+        f"{channel}, {p['crop']} pixels cropped, {p['rounding']}; SSIM: {p['ssim']}{extra}; {tile}"
         f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}. Published figures: {p['published']}."
     )
 
@@ -159,8 +169,9 @@ def _cell(result: Result) -> Text:
     if result.mean is None or result.baseline is None:
         return Text("failed", "red")
     cell = Text(_pair(result.mean), "bold")
-    if perceptual := distances(result.mean):
-        cell.append(f"\nLPIPS {perceptual[0]}, DISTS {perceptual[1]}", "not bold")
+    if result.extra:
+        pairs = zip(result.extra, extra_means(result), strict=True)
+        cell.append("\n" + ", ".join(f"{name.upper()} {mean}" for name, mean in pairs), "not bold")
     if result.published:
         cell.append(f"\npublished {_pair(result.published)} ", "not bold")
         if result.complete:
@@ -194,6 +205,7 @@ def _means(result: Result) -> list[str]:
         _pair(result.baseline),
         f"{result.seconds:.2f}",
         f"{len(result.measured)}/{result.dataset.size}",
+        *extra_means(result),
     ]
 
 
@@ -201,11 +213,10 @@ def _pair(score: Score | None) -> str:
     return "/".join(filter(None, cells(score)))
 
 
-def _numbers(score: Score | None) -> dict[str, float | None]:
-    """JSON's numbers: null for what is missing or not finite; LPIPS and DISTS only if they were measured."""
-    values = asdict(score) if score else {"psnr": None, "ssim": None}
-    finite = {key: value if value is not None and math.isfinite(value) else None for key, value in values.items()}
-    return {key: value for key, value in finite.items() if value is not None or key in ("psnr", "ssim")}
+def _numbers(score: Score | None, extra: Sequence[str] = ()) -> dict[str, float | None]:
+    """PSNR, SSIM and `extra` as JSON's numbers: null for what is missing or not finite."""
+    values = {key: getattr(score, key, None) for key in ("psnr", "ssim", *extra)}
+    return {key: value if value is not None and math.isfinite(value) else None for key, value in values.items()}
 
 
 def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from PIL import Image
 
 from mambair_cli import __version__, checkpoints, degradations, metrics
 from mambair_cli.bench.datasets import Dataset, Degradation, Item, read
+from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.perceptual import Perceptual
 from mambair_cli.bench.plan import degradation_of
 from mambair_cli.bench.records import Journal, Measured, Result, Score
@@ -56,16 +57,24 @@ def measure(
     keep: bool = False,
     fresh: bool = False,
     perceptual: bool = False,
+    blind: bool = False,
     watcher: Watcher = Watcher(),
 ) -> Result:
     """Restore and measure every picture of the set; one that fails is reported and does not count.
 
     Scores go to a journal in the cache as they come; the same call again takes them from there, unless `fresh`.
     Restored pictures go to `save`, or with `keep` beside the journal. The next picture is read and degraded, and
-    the last one scored, while the network is at work. `perceptual` adds LPIPS and DISTS.
+    the last one scored, while the network is at work. `perceptual` adds LPIPS, DISTS and NIQE,
+    `blind` NIQE alone.
     """
-    protocol, environment = restorer.spec.protocol, describe(restorer) | {"perceptual": perceptual}
+    blind = blind or perceptual
+    protocol, environment = restorer.spec.protocol, describe(restorer) | {"perceptual": perceptual, "niqe": blind}
     distances = Perceptual() if perceptual else None
+
+    def extra(picture: NDArray[Any], truth: NDArray[Any]) -> dict[str, float | None]:
+        values: dict[str, float | None] = {"niqe": niqe(picture, crop=protocol.crop) if blind else None}
+        return values | (distances(picture, truth) if distances else {})
+
     identity = {key: value for key, value in environment.items() if key not in TIMES_ONLY}
     identity |= {"dataset": dataset.name, "degradation": str(degradation), "protocol": asdict(protocol)}
     journal = Journal(checkpoints.cache_dir(), identity)
@@ -88,7 +97,7 @@ def measure(
 
     def finish(item: Item, pair: Pair, restored: NDArray[np.float32], seconds: float) -> Measured:
         try:
-            image = _score(item, pair, restored, protocol, seconds, distances)
+            image = _score(item, pair, restored, protocol, seconds, extra)
         except ValueError as error:
             return Measured(item.name, error=str(error))
         if pictures:
@@ -197,7 +206,7 @@ def _score(
     restored: NDArray[np.float32],
     protocol: Protocol,
     seconds: float,
-    distances: Perceptual | None,
+    extra: Callable[[NDArray[Any], NDArray[Any]], Mapping[str, float | None]],
 ) -> Measured:
     result = restored * 255.0 if protocol.rounding == "none" else metrics.to_uint8(restored)
     how: dict[str, Any] = {
@@ -209,7 +218,7 @@ def _score(
         Score(
             psnr=metrics.psnr(picture, pair.truth, **how),
             ssim=metrics.ssim(picture, pair.truth, **how),
-            **(distances(picture, pair.truth) if distances else {}),
+            **extra(picture, pair.truth),
         )
         for picture in (result, pair.before)
     )

@@ -93,10 +93,11 @@ Perceptual = Annotated[
     bool,
     typer.Option(
         "--perceptual",
-        help="LPIPS and DISTS too. Needs the extra: pip install 'mambair\\[perceptual]'.",
+        help="LPIPS, DISTS and NIQE too. Needs the extra: pip install 'mambair\\[perceptual]'.",
         rich_help_panel=DATA,
     ),
 ]
+Niqe = Annotated[bool, typer.Option("--niqe", help="NIQE too, without any extra.", rich_help_panel=DATA)]
 Report = Annotated[
     list[Path] | None,
     typer.Option(metavar="FILE", help="Write .html, .md, .csv or .json. Repeat for several.", rich_help_panel=RESULT),
@@ -107,6 +108,9 @@ Scan = Annotated[bool, typer.Option("--scan", help="Time the selective scan alon
 Size = Annotated[
     list[str] | None,
     typer.Option(metavar="WxH", help="Input sizes for --speed. Repeat for several.", rich_help_panel=SPEED),
+]
+Backward = Annotated[
+    bool, typer.Option("--backward", help="With --speed: time the gradients too.", rich_help_panel=SPEED)
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads.", rich_help_panel=SPEED)]
 
@@ -121,6 +125,7 @@ def bench(
     limit: Limit = None,
     shuffle: Shuffle = False,
     perceptual: Perceptual = False,
+    niqe: Niqe = False,
     model: Models = None,
     weights: Weights = None,
     offline: Offline = False,
@@ -138,6 +143,7 @@ def bench(
     speed: Speed = False,
     scan: Scan = False,
     size: Size = None,
+    backward: Backward = False,
     threads: Threads = None,
 ) -> None:
     """Measure models on the field's test sets, by the protocol of their papers, or time them.
@@ -161,7 +167,7 @@ def bench(
         if scan:
             run_scan(threads, device, json)
         else:
-            run_speed(model or [], weights, [_size(text) for text in size or ()], threads, device, json)
+            run_speed(model or [], weights, [_size(text) for text in size or ()], threads, device, backward, json)
         return
     if not dataset:
         raise UsageError("Which test set?", "For example --dataset Set5; or --speed to time models.")
@@ -218,6 +224,7 @@ def bench(
                         keep=keep,
                         fresh=fresh,
                         perceptual=perceptual,
+                        blind=niqe,
                         watcher=watcher,
                     )
                 )
