@@ -33,21 +33,27 @@ def compare(ours, plain, *inputs: Tensor, tolerance: float = 1e-5) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 5, 36), (1, 1, 1, 3), (1, 1, 9, 16), (3, 4, 2, 17)])
-def test_depthwise_silu(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("silu", [False, True])
+def test_depthwise(shape: tuple[int, ...], dilation: int, silu: bool) -> None:
     torch.manual_seed(0)
     channels = shape[-1]
 
     def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.silu(F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=channels)).permute(0, 2, 3, 1)
+        y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=dilation, dilation=dilation, groups=channels)
+        return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
 
-    compare(fused.depthwise_silu, plain, torch.randn(shape), torch.randn(channels, 1, 3, 3), torch.randn(channels))
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return fused.depthwise(x, weight, bias, dilation=dilation, silu=silu)
+
+    compare(ours, plain, torch.randn(shape), torch.randn(channels, 1, 3, 3), torch.randn(channels))
 
 
 def test_depthwise_of_a_slice() -> None:
     wide = torch.randn(2, 6, 5, 24)
     weight, bias = torch.randn(12, 1, 3, 3), torch.randn(12)
-    y = fused.depthwise_silu(wide[..., 12:], weight, bias)
-    torch.testing.assert_close(y, fused.depthwise_silu(wide[..., 12:].contiguous(), weight, bias), rtol=0, atol=0)
+    y = fused.depthwise(wide[..., 12:], weight, bias)
+    torch.testing.assert_close(y, fused.depthwise(wide[..., 12:].contiguous(), weight, bias), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("rows", [1, 37])
@@ -74,8 +80,8 @@ def test_norm_gate(rows: int, channels: int) -> None:
 def test_bfloat16() -> None:
     torch.manual_seed(0)
     x, weight, bias = torch.randn(1, 6, 5, 20).bfloat16(), torch.randn(20, 1, 3, 3), torch.randn(20)
-    y = fused.depthwise_silu(x, weight, bias)
+    y = fused.depthwise(x, weight, bias)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), fused.depthwise_silu(x.float(), weight, bias), rtol=0.01, atol=0.01)
+    torch.testing.assert_close(y.float(), fused.depthwise(x.float(), weight, bias), rtol=0.01, atol=0.01)
     gated = fused.norm_gate(x, x, bias, bias)
     torch.testing.assert_close(gated.float(), fused.norm_gate(x.float(), x.float(), bias, bias), rtol=0.01, atol=0.02)

@@ -28,6 +28,23 @@ def test_counts_are_those_of_the_network() -> None:
     assert row.peak_memory > 1e6
 
 
+def test_speed_of_a_network_that_hands_weights_around() -> None:
+    network = archs.build(
+        "mambairv2", embed_dim=16, depths=[1], num_heads=[2], d_state=4, upscale=2, upsampler="pixelshuffledirect"
+    ).eval()
+    row = speed.measure_network("v2", network, 3, (16, 16), speed.Rates(exps=1e9, macs=1e9))
+    assert row.updates > 0
+    assert row.backward is None
+
+
+def test_speed_with_gradients() -> None:
+    arguments = ["bench", "--speed", "--backward", "-m", "mambair-light-x2", "--size", "16x8"]
+    (row,) = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["rows"]
+    assert row["backward"] > 0
+    assert row["backward_ratio"] > 0
+    assert "bwd/fwd" in CliRunner().invoke(app, arguments).stdout
+
+
 def test_speed_reports() -> None:
     result = CliRunner().invoke(app, ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"])
     assert result.exit_code == 0, result.output

@@ -36,10 +36,15 @@ def conv(x: Tensor, module: nn.Module) -> Tensor:
     return to_tokens(module(to_map(x)))
 
 
-def dwconv_silu(x: Tensor, module: nn.Conv2d) -> Tensor:
-    """SiLU of a 3x3 depthwise convolution."""
+def dwconv(x: Tensor, module: nn.Conv2d, silu: bool = False) -> Tensor:
+    """A 3x3 depthwise convolution, or SiLU of it."""
     assert module.bias is not None
-    return fused.depthwise_silu(x, module.weight, module.bias)
+    return fused.depthwise(x, module.weight, module.bias, dilation=int(module.dilation[0]), silu=silu)
+
+
+def pointwise(x: Tensor, module: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution."""
+    return linear(x, module.weight[:, :, 0, 0], module.bias)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -157,7 +162,7 @@ class SS2D(SelectiveScan):
 
     def forward(self, x: Tensor) -> Tensor:
         x, z = linear_halves(x, self.in_proj.weight)
-        y = self.mix(dwconv_silu(x, self.conv2d))
+        y = self.mix(dwconv(x, self.conv2d, silu=True))
         return self.out_proj(norm_gate(y, z, self.out_norm))
 
     def mix(self, x: Tensor) -> Tensor:

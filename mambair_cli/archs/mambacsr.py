@@ -22,7 +22,7 @@ from mambair_cli.archs.layers import (
     SelectiveScan,
     Skeleton,
     depthwise,
-    dwconv_silu,
+    dwconv,
     init_linear,
     linear,
     linear_halves,
@@ -115,7 +115,7 @@ class CrossScaleFusion(SelectiveScan):
     def forward(self, x: Tensor, low: Tensor) -> Tensor:
         u, z = linear_halves(self.ln_1(x), self.in_proj.weight)
         u_low = linear(low, self.in_proj_down.weight[: u.shape[-1]])
-        y = self.mix(dwconv_silu(u, self.conv2d), dwconv_silu(u_low, self.conv2d2))
+        y = self.mix(dwconv(u, self.conv2d, silu=True), dwconv(u_low, self.conv2d2, silu=True))
         x = scale_add(x, self.skip_scale, self.out_proj(norm_gate(y, z, self.out_norm)))
         return scale_add(x, self.skip_scale2, self.mlp(self.ln_2(x)))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambair_cli.archs.layers import (
@@ -16,6 +18,8 @@ from mambair_cli.archs.layers import (
     Skeleton,
     conv,
     depthwise,
+    dwconv,
+    pointwise,
     scale_add,
 )
 
@@ -36,7 +40,9 @@ class LightCAB(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv(x, self.cab)
+        shrink, near, _, grow, far, attention = cast(Sequence[nn.Conv2d], self.cab)
+        y = pointwise(F.gelu(dwconv(pointwise(x, shrink), near)), grow)
+        return conv(dwconv(y, far), attention)
 
 
 class Block(nn.Module):

@@ -19,7 +19,7 @@ from mambair_cli.archs.layers import (
     conv,
     cross_scan,
     depthwise,
-    dwconv_silu,
+    dwconv,
     full_precision,
     linear_halves,
     norm_gate,
@@ -80,7 +80,7 @@ class OmniScan(SelectiveScan):
 
     def forward(self, x: Tensor) -> Tensor:
         x, z = linear_halves(x, self.in_conv.weight.flatten(1), self.in_conv.bias)
-        y = norm_gate(cross_scan(dwconv_silu(x, self.conv2d), self), z, self.out_norm.body)
+        y = norm_gate(cross_scan(dwconv(x, self.conv2d, silu=True), self), z, self.out_norm.body)
         c = self.scan_channels(y.mean((1, 2)))[:, None, None]
         return conv(torch.addcmul(y, y, c) if self.multiply else y + c, self.out_conv)
 

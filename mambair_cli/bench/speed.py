@@ -7,6 +7,7 @@ both measured in the same run. A ratio `time / floor` can be compared between ma
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import statistics
@@ -43,7 +44,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """One network on one size. Rates in megapixels of input and output; memory in bytes, at its peak."""
+    """One network on one size. Rates in megapixels of input and output; memory in bytes, at its peak.
+
+    `backward`: seconds of the gradients of all weights, and `backward_ratio` that to the forward which kept what they
+    need; both None unless asked for.
+    """
 
     model: str
     size: tuple[int, int]
@@ -56,6 +61,8 @@ class SpeedRow:
     macs: int
     floor: float
     ratio: float
+    backward: float | None = None
+    backward_ratio: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,8 @@ def _peak_memory(device: torch.device) -> Iterator[list[int]]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif os.access(clear, os.W_OK):
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)  # what the allocator keeps from before is not of this run
         clear.write_text("5")  # resets the high-water mark
     yield peak
     if device.type == "cuda":
@@ -130,9 +139,12 @@ def _peak_memory(device: torch.device) -> Iterator[list[int]]:
         peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
-def measure_network(name: str, network: nn.Module, channels: int, size: tuple[int, int], rates: Rates) -> SpeedRow:
-    """Time one network on one LQ size (height, width) and compare with its floor."""
+def measure_network(
+    name: str, network: nn.Module, channels: int, size: tuple[int, int], rates: Rates, backward: bool = False
+) -> SpeedRow:
+    """Time one network on one LQ size (height, width) against its floor; with `backward` its training too."""
     device = next(network.parameters()).device
+    network.requires_grad_(False)  # the counter trips over weights that are handed from one module to another
     x = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
         with FlopCounterMode(display=False) as flops, metered() as count:
@@ -146,6 +158,7 @@ def measure_network(name: str, network: nn.Module, channels: int, size: tuple[in
     macs = flops.get_total_flops() // 2
     floor = count.updates / rates.exps + macs / rates.macs
     pixels_in, pixels_out = size[0] * size[1], y.shape[-2] * y.shape[-1]
+    there, back = _training_seconds(network, x) if backward else (None, None)
     return SpeedRow(
         model=name,
         size=size,
@@ -158,7 +171,28 @@ def measure_network(name: str, network: nn.Module, channels: int, size: tuple[in
         macs=macs,
         floor=floor,
         ratio=seconds / floor,
+        backward=back,
+        backward_ratio=back / there if back and there else None,
     )
+
+
+def _training_seconds(network: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Median seconds of the forward that autograd follows, and of the backward, taken turn about."""
+    losses: list[Tensor] = []
+    network.requires_grad_()
+
+    def forward() -> None:
+        losses[:] = [network(x).mean()]
+
+    def backward() -> None:
+        network.zero_grad(set_to_none=True)
+        losses[0].backward(retain_graph=True)
+
+    there, back = [], []
+    for _ in range(3):
+        there.append(_seconds(forward, x.device))
+        back.append(_seconds(backward, x.device))
+    return statistics.median(there), statistics.median(back)
 
 
 def _layer(name: str, device: torch.device) -> tuple[ScanArguments, int]:
@@ -234,6 +268,7 @@ def run_speed(
     sizes: Sequence[tuple[int, int]],
     threads: int | None,
     device: str,
+    backward: bool,
     as_json: bool,
 ) -> None:
     """Print the speed table (or one JSON object) of the models, on random weights: speed does not depend on them."""
@@ -245,7 +280,7 @@ def run_speed(
     with _threads(threads):
         rates = measure_rates(where)
         rows = [
-            measure_network(spec.name, network, spec.channels, size, rates)
+            measure_network(spec.name, network, spec.channels, size, rates, backward)
             for spec in specs
             for network in [archs.build(spec.arch, **spec.kwargs).eval().to(where)]
             for size in sizes or DEFAULT_SIZES
@@ -256,7 +291,8 @@ def run_speed(
         return
     table = Table(title=f"{machine['device']}, scan: {machine['scan']}", box=None, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
-    for heading in ("input", "s/image", "MP/s in", "out", "us/px", "MB", "scan", "floor s", "time/floor"):
+    headings = ("input", "s/image", "MP/s in", "out", "us/px", "MB", "scan", "floor s", "time/floor")
+    for heading in headings + ("bwd/fwd",) * backward:
         table.add_column(heading, justify="right", no_wrap=True)
     for r in rows:
         pixels = r.size[0] * r.size[1]
@@ -264,10 +300,16 @@ def run_speed(
             *(r.model, f"{r.size[1]}x{r.size[0]}", f"{r.seconds:.3f}", f"{r.input_mp_per_s:.3f}"),
             *(f"{r.output_mp_per_s:.3f}", f"{r.seconds / pixels * 1e6:.1f}", f"{r.peak_memory / 1e6:.0f}"),
             *(f"{r.scan_share:.0%}", f"{r.floor:.3f}", f"[bold]{r.ratio:.2f}"),
+            *([f"{r.backward_ratio:.2f}"] if r.backward_ratio else []),
         )
-    console = Console()
+    console = _console()
     console.print(table)
     console.print(_rates_line(rates))
+
+
+def _console() -> Console:
+    """As wide as the terminal, and in a pipe as the tables need."""
+    return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def _rates_line(rates: Rates) -> str:
@@ -303,7 +345,7 @@ def run_scan(threads: int | None, device: str, as_json: bool) -> None:
             *(f"{row.layer} {width}x{height}, D={channels} N={states}", row.backend, str(row.threads)),
             *(f"{row.forward / 1e9:.2f}", f"{row.backward / 1e9:.2f}", f"{row.of_exp_rate:.2f}"),
         )
-    console = Console()
+    console = _console()
     console.print(table)
     if rates:
         console.print(_rates_line(rates))

@@ -56,7 +56,7 @@ std::vector<std::string> names() {
 // Floats that the forward keeps for the backward.
 int64_t kept_size(int64_t batch, int64_t directions, int64_t steps, int64_t channels, int64_t states) {
   const int64_t width = active->width, blocks = (channels + width - 1) / width;
-  return batch * directions * blocks * ((steps + CHUNK - 1) / CHUNK) * states * width;
+  return batch * directions * blocks * ((steps + KEPT - 1) / KEPT) * states * width;
 }
 
 template <class T>
@@ -165,13 +165,14 @@ void backward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, 
 }
 
 // x (batch, height, width, channels) whose pixels lie x_row apart; taps (9, channels)
-Depthwise describe_depthwise(const Strided& x, int64_t x_row, const Array& taps, const Array& bias, void* y) {
-  return {int(x.shape(0)), int(x.shape(1)), int(x.shape(2)), int(x.shape(3)), dtype_of(x), x.data(), x_row,
-          (const float*)taps.data(), (const float*)bias.data(), y};
+Depthwise describe_depthwise(const Strided& x, int64_t x_row, const Array& taps, const Array& bias, int dilation,
+                             bool silu, void* y) {
+  return {int(x.shape(0)), int(x.shape(1)), int(x.shape(2)), int(x.shape(3)), dilation, silu, dtype_of(x), x.data(),
+          x_row, (const float*)taps.data(), (const float*)bias.data(), y};
 }
 
-void depthwise(Strided x, int64_t x_row, Array taps, Array bias, Array y, int threads) {
-  const Depthwise d = describe_depthwise(x, x_row, taps, bias, y.data());
+void depthwise(Strided x, int64_t x_row, Array taps, Array bias, int dilation, bool silu, Array y, int threads) {
+  const Depthwise d = describe_depthwise(x, x_row, taps, bias, dilation, silu, y.data());
   const Kernels& kernel = *active;
   const int band = 8, bands = (d.height + band - 1) / band;
   nb::gil_scoped_release release;
@@ -182,10 +183,10 @@ void depthwise(Strided x, int64_t x_row, Array taps, Array bias, Array y, int th
 }
 
 // g_parameters (batch, 10, channels)
-void depthwise_backward(Strided x, int64_t x_row, Array taps, Array bias, Array gy, Array scratch, Array gx,
-                        Array g_parameters, int threads) {
-  const DepthwiseBackward d{describe_depthwise(x, x_row, taps, bias, nullptr), gy.data(), (float*)scratch.data(),
-                            (float*)gx.data(), (float*)g_parameters.data()};
+void depthwise_backward(Strided x, int64_t x_row, Array taps, Array bias, int dilation, bool silu, Array gy,
+                        Maybe scratch, Array gx, Array g_parameters, int threads) {
+  const DepthwiseBackward d{describe_depthwise(x, x_row, taps, bias, dilation, silu, nullptr), gy.data(),
+                            pointer<float>(scratch), (float*)gx.data(), (float*)g_parameters.data()};
   const Kernels& kernel = *active;
   const int blocks = (d.forward.channels + kernel.width - 1) / kernel.width;
   nb::gil_scoped_release release;
@@ -239,7 +240,8 @@ NB_MODULE(_cpu, m) {
         nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
         nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
   m.def("depthwise", &depthwise);
-  m.def("depthwise_backward", &depthwise_backward);
+  m.def("depthwise_backward", &depthwise_backward, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+        nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg());
   m.def("norm_gate", &norm_gate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
         nb::arg());
   m.def("norm_gate_backward", &norm_gate_backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),

@@ -1,5 +1,5 @@
-// What stands around the scan in every block, one pass over memory each: SiLU(depthwise 3x3), and
-// LayerNorm * SiLU(gate). Compiled once per instruction set; see CMakeLists.txt.
+// What stands around the scan in every block, one pass over memory each: depthwise 3x3, SiLU of it,
+// and LayerNorm * SiLU(gate). Compiled once per instruction set; see CMakeLists.txt.
 #include "cpu_kernel.hpp"
 #include "simd.hpp"
 
@@ -10,23 +10,25 @@ namespace {
 inline vf silu_slope(vf t, vf s) { return s * (1.0f + t * (1.0f - s)); }
 
 // Slides a window of three columns along row i of one block of channels, so that a pixel is loaded three times
-// instead of nine, and calls visit(j, taps) with taps[3 * row + column].
+// instead of nine, and calls visit(j, taps) with taps[3 * row + column]. Dilated, every dilation-th pixel by itself.
 template <class T, class Visit>
-void slide(const T* x, int64_t x_row, int height, int width, int i, int lanes, Visit visit) {
+void slide(const T* x, int64_t x_row, const Depthwise& d, int i, int lanes, Visit visit) {
   vf taps[9];
   auto fetch = [&](int column, int j) {
     for (int r = 0; r < 3; r++) {
-      const int row = i + r - 1;
-      const bool inside = row >= 0 && row < height && j < width;
-      taps[3 * r + column] = inside ? load(x + (int64_t(row) * width + j) * x_row, lanes) : vf{};
+      const int row = i + (r - 1) * d.dilation;
+      const bool inside = row >= 0 && row < d.height && j < d.width;
+      taps[3 * r + column] = inside ? load(x + (int64_t(row) * d.width + j) * x_row, lanes) : vf{};
     }
   };
-  for (int r = 0; r < 3; r++) taps[3 * r] = vf{};
-  fetch(1, 0);
-  for (int j = 0; j < width; j++) {
-    fetch(2, j + 1);
-    visit(j, taps);
-    for (int r = 0; r < 3; r++) taps[3 * r] = taps[3 * r + 1], taps[3 * r + 1] = taps[3 * r + 2];
+  for (int start = 0; start < d.dilation && start < d.width; start++) {
+    for (int r = 0; r < 3; r++) taps[3 * r] = vf{};
+    fetch(1, start);
+    for (int j = start; j < d.width; j += d.dilation) {
+      fetch(2, j + d.dilation);
+      visit(j, taps);
+      for (int r = 0; r < 3; r++) taps[3 * r] = taps[3 * r + 1], taps[3 * r + 1] = taps[3 * r + 2];
+    }
   }
 }
 
@@ -54,8 +56,10 @@ void depthwise_rows(const Depthwise& d, int b, int begin, int end) {
     for (int c = 0; c < d.channels; c += W) {
       const Filter filter(d, c);
       T* out = y + int64_t(i) * d.width * d.channels + c;
-      slide(x + c, d.x_row, d.height, d.width, i, filter.lanes,
-            [&](int j, const vf* taps) { store(out + int64_t(j) * d.channels, silu(filter(taps)), filter.lanes); });
+      slide(x + c, d.x_row, d, i, filter.lanes, [&](int j, const vf* taps) {
+        const vf t = filter(taps);
+        store(out + int64_t(j) * d.channels, d.silu ? silu(t) : t, filter.lanes);
+      });
     }
 }
 
@@ -66,22 +70,32 @@ void depthwise_gradient(const DepthwiseBackward& g, int b, int first) {
   const Filter filter(d, first);
   const T* x = (const T*)d.x + b * plane * d.x_row + first;
   const T* gy = (const T*)g.gy + b * plane * d.channels + first;
-  float *before = g.g + b * plane * d.channels + first, *gx = g.gx + b * plane * d.channels + first;
+  float *before = d.silu ? g.g + b * plane * d.channels + first : nullptr;
+  float *gx = g.gx + b * plane * d.channels + first;
   vf parameters[10] = {};
   for (int i = 0; i < d.height; i++)
-    slide(x, d.x_row, d.height, d.width, i, filter.lanes, [&](int j, const vf* taps) {
+    slide(x, d.x_row, d, i, filter.lanes, [&](int j, const vf* taps) {
       const int64_t at = (int64_t(i) * d.width + j) * d.channels;
-      const vf t = filter(taps), slope = load(gy + at, filter.lanes) * silu_slope(t, sigmoid(t));
-      store(before + at, slope, filter.lanes);
+      vf slope = load(gy + at, filter.lanes);
+      if (d.silu) {
+        const vf t = filter(taps);
+        slope *= silu_slope(t, sigmoid(t));
+        store(before + at, slope, filter.lanes);
+      }
       for (int k = 0; k < 9; k++) parameters[k] += slope * taps[k];
       parameters[9] += slope;
     });
-  for (int i = 0; i < d.height; i++)
-    slide(before, d.channels, d.height, d.width, i, filter.lanes, [&](int j, const vf* taps) {
+  for (int i = 0; i < d.height; i++) {
+    const auto spread = [&](int j, const vf* taps) {
       vf total{};
       for (int k = 0; k < 9; k++) total += filter.weight[8 - k] * taps[k];
       store(gx + (int64_t(i) * d.width + j) * d.channels, total, filter.lanes);
-    });
+    };
+    if (d.silu)
+      slide(before, d.channels, d, i, filter.lanes, spread);
+    else
+      slide(gy, d.channels, d, i, filter.lanes, spread);
+  }
   float* out = g.g_parameters + int64_t(b) * 10 * d.channels + first;
   for (int k = 0; k < 10; k++) store(out + k * d.channels, parameters[k], filter.lanes);
 }

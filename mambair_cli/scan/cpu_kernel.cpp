@@ -56,7 +56,11 @@ struct Sequence {
     const int64_t l = position(t);
     if (l < 0) return;
     __builtin_prefetch(u + l * u_row);
-    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)(proj + l * proj_row) + i);
+    prefetch_row(proj + l * proj_row, bytes);
+  }
+
+  static void prefetch_row(const void* row, int bytes) {
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)row + i);
   }
 };
 
@@ -129,11 +133,11 @@ void forward(const Scan& s, const Output& out, int b, int k, int begin_block, in
     for (Part& part : parts) {
       vf h[SIZE];
       for (int n = 0; n < states; n++) h[n] = part.h[n];
-      if (part.kept)
-        for (int n = 0; n < states; n++, part.kept += W) store(part.kept, h[n], W);
       chunk.prepare(s, part.q, part.block, begin, count);
       const int lanes = part.block.lanes;
       for (int i = 0; i < count; i++) {
+        if (part.kept && i % KEPT == 0)
+          for (int n = 0; n < states; n++, part.kept += W) store(part.kept, h[n], W);
         const vf dt = chunk.dt[i], du = dt * chunk.u[i];
         const float *B = chunk.row[i] + s.rank, *C = B + states;
         vf even = part.block.D * chunk.u[i], odd = vf{};
@@ -169,7 +173,7 @@ void scan_forward(const Scan& s, const Output& out, int b, int k, int begin, int
     forward_states<bf16>(s, out, b, k, begin, end);
 }
 
-// Replays each chunk from the state the forward kept at its start: memory O(steps * states / CHUNK) per block.
+// Replays every KEPT steps from the state that the forward kept: memory O(steps * states / KEPT) per block.
 template <class T, int N>
 void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_block, int end_block) {
   constexpr int SIZE = N ? N : MAX_STATES;
@@ -186,13 +190,13 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_bloc
   for (int i = begin_block; i < end_block; i++)
     parts.push_back({Block(s, k, i * W), Sequence<T>(s, b, k, i * W), i * W,
                      kept_states(grad.kept, s, W, b, k, i * W)});
-  static thread_local Chunk<T> chunk;
-  static thread_local vf history[CHUNK + 1][SIZE], decay[CHUNK][SIZE];
-  std::vector<vf> partial(size_t(CHUNK) * size);  // gradients of the rows of proj, lanes not yet added up
+  Chunk<T> chunk;
+  vf history[KEPT + 1][SIZE], decay[KEPT][SIZE];
+  std::vector<vf> partial(size_t(KEPT) * size);  // gradients of the rows of proj, lanes not yet added up
   float* g_proj = grad.proj + b * s.proj_batch + k * s.proj_direction;
 
-  for (int c = (s.steps - 1) / CHUNK; c >= 0; c--) {
-    const int begin = c * CHUNK, count = s.steps - begin < CHUNK ? s.steps - begin : CHUNK;
+  for (int c = (s.steps - 1) / KEPT; c >= 0; c--) {
+    const int begin = c * KEPT, count = s.steps - begin < KEPT ? s.steps - begin : KEPT;
     for (vf& v : partial) v = vf{};
     for (Part& part : parts) {
       const int lanes = part.block.lanes;
@@ -214,6 +218,15 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_bloc
         }
       }
       for (int i = count - 1; i >= 0; i--) {
+        if (begin) {  // the steps that come next lie before these
+          const int64_t next = part.q.position(begin - KEPT + i);
+          if (next >= 0) {
+            part.q.prefetch(begin - KEPT + i, size * int(sizeof(T)));
+            __builtin_prefetch(gy + next * grad.y_row);
+            __builtin_prefetch(grad.u + u_offset + next * s.u_row);
+            part.q.prefetch_row(g_proj + next * s.proj_row, size * 4);
+          }
+        }
         const int64_t l = chunk.position[i];
         const vf dt = chunk.dt[i], u = chunk.u[i], du = dt * u;
         const vf g = l < 0 ? vf{} : load(gy + l * grad.y_row, lanes);

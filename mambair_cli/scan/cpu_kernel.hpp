@@ -19,19 +19,21 @@ struct Scan {
   bool softplus;
 };
 
-// Steps between states that the forward keeps for the backward to start from.
-constexpr int CHUNK = 32;
+// Steps that are prepared at once, and steps between states that the forward keeps for the backward to start from: what
+// the backward writes between two of these has to fit a core's first cache.
+constexpr int CHUNK = 32, KEPT = 16;
+static_assert(CHUNK % KEPT == 0);
 
 // Where results go; y rows of one direction are added to what is there.
 struct Output {
   float* y;
   int64_t y_batch, y_direction, y_row;
-  float* kept;  // states at the start of every chunk, (batch, direction, block, chunk, states, width), or null
+  float* kept;  // states before every KEPT steps, (batch, direction, block, piece, states, width), or null
 };
 
 inline float* kept_states(float* kept, const Scan& s, int width, int b, int k, int first) {
-  const int64_t blocks = (s.channels + width - 1) / width, chunks = (s.steps + CHUNK - 1) / CHUNK;
-  return kept + ((int64_t(b) * s.directions + k) * blocks + first / width) * chunks * s.states * width;
+  const int64_t blocks = (s.channels + width - 1) / width, pieces = (s.steps + KEPT - 1) / KEPT;
+  return kept + ((int64_t(b) * s.directions + k) * blocks + first / width) * pieces * s.states * width;
 }
 
 // float32, zeroed by the caller, laid out like what they are the gradients of; added to.
@@ -43,9 +45,10 @@ struct Gradients {
   float *dt_weight, *dt_bias, *A, *D;
 };
 
-// y = silu(depthwise 3x3 convolution + bias), channel last: x (batch, height, width, row stride x_row), y dense.
+// y = depthwise 3x3 convolution + bias, or silu of that; channel last: x (batch, height, width, row stride x_row), y dense.
 struct Depthwise {
-  int batch, height, width, channels;
+  int batch, height, width, channels, dilation;
+  bool silu;
   Dtype dtype;
   const void* x;
   int64_t x_row;
@@ -56,7 +59,7 @@ struct Depthwise {
 struct DepthwiseBackward {
   Depthwise forward;    // y is not used
   const void* gy;       // dense, like y
-  float *g, *gx;        // dense: gradient before the SiLU (scratch), gradient of x
+  float *g, *gx;        // dense: gradient before the SiLU (scratch, if there is one), of x
   float* g_parameters;  // (batch, 10, channels): nine taps and the bias
 };
 

@@ -30,26 +30,29 @@ def _floats(t: Tensor) -> Tensor:
     return t.detach().float().contiguous()
 
 
-class _DepthwiseSilu(torch.autograd.Function):
+class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dilation: int, silu: bool) -> Tensor:
         taps = _floats(weight).view(-1, 9).t().contiguous()
         y = torch.empty(x.shape, dtype=x.dtype)
         x, bias = x.detach(), _floats(bias)
-        cpu._cpu.depthwise(x, x.stride(2), taps, bias, y, torch.get_num_threads())
+        cpu._cpu.depthwise(x, x.stride(2), taps, bias, dilation, silu, y, torch.get_num_threads())
         ctx.save_for_backward(x, taps, bias)
+        ctx.options = dilation, silu
         return y
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, taps, bias = ctx.saved_tensors
+        dilation, silu = ctx.options
         gy = grads[0].to(x.dtype).contiguous()
-        scratch, gx = torch.empty(2, *x.shape)
+        scratch, gx = torch.empty(x.shape) if silu else None, torch.empty(x.shape)
         g = torch.empty(x.shape[0], 10, x.shape[-1])
-        threads = torch.get_num_threads()
-        cpu._cpu.depthwise_backward(x, x.stride(2), taps, bias, gy, scratch, gx, g, threads)
+        cpu._cpu.depthwise_backward(
+            *(x, x.stride(2), taps, bias, dilation, silu, gy, scratch, gx, g, torch.get_num_threads())
+        )
         g = g.sum(0)
-        return gx.to(x.dtype), g[:9].t().reshape(-1, 1, 3, 3), g[9]
+        return gx.to(x.dtype), g[:9].t().reshape(-1, 1, 3, 3), g[9], None, None
 
 
 class _NormGate(torch.autograd.Function):
@@ -78,16 +81,18 @@ class _NormGate(torch.autograd.Function):
         return gy, gz, g[0], g[1], None
 
 
-def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """SiLU(3x3 depthwise convolution + bias), zeros outside the map.
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1, silu: bool = False) -> Tensor:
+    """3x3 depthwise convolution + bias, or SiLU of that; zeros outside the map.
 
     x (B, H, W, C), possibly a slice of wider rows; weight (C, 1, 3, 3); bias (C). Differentiable.
     """
     if _native(x) and x.stride(1) == x.shape[2] * x.stride(2) and x.stride(0) == x.shape[1] * x.stride(1):
-        return _DepthwiseSilu.apply(x, weight, bias)
+        return _Depthwise.apply(x, weight, bias, dilation, silu)
     nchw = x.permute(0, 3, 1, 2)
-    y = F.conv2d(nchw, weight.to(x.dtype), bias.to(x.dtype), padding=1, groups=weight.shape[0])
-    return F.silu(y).permute(0, 2, 3, 1)
+    y = F.conv2d(
+        nchw, weight.to(x.dtype), bias.to(x.dtype), padding=dilation, dilation=dilation, groups=weight.shape[0]
+    )
+    return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
