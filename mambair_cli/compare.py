@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files as resources
@@ -24,8 +25,9 @@ Bytes = NDArray[np.uint8]
 CROPS = 3  # on a sheet
 CROP_SIDE = 96  # pixels of the result that a crop shows,
 ENLARGED = 3  # so many times enlarged
+COLUMN = CROP_SIDE * ENLARGED
 GAP = 12
-SHEET_WIDTH = 2 * CROP_SIDE * ENLARGED + 3 * GAP
+SHEET_WIDTH = 2 * COLUMN + 3 * GAP
 WEBP_SIDE = 16383  # what the format can hold,
 WEBP_PIXELS = 16_000_000  # and what it encodes within a second or two; JPEG takes over
 SEARCHED_PIXELS = 4_000_000  # larger pictures are searched for details in steps of several pixels
@@ -36,13 +38,16 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
     """Write the comparison of two pictures to `target`, a .png sheet or an .html page.
 
     The smaller picture is enlarged (bicubic) to the size of the other. Raises UsageError for another kind of
-    target, BadImage where a picture cannot be read, has more than `max_pixels`, or the two have different shapes.
+    target or one that is a picture of the two, BadImage where a picture cannot be read, has more than `max_pixels`,
+    or the two have different shapes.
     """
     kind = target.suffix.lower()
     if kind not in (".png", ".html"):
         raise UsageError(f"A comparison is written as .png or .html, not {target.suffix or target.name!r}.")
+    if target.exists() and any(path.exists() and path.samefile(target) for path in (before, after)):
+        raise UsageError(f"{target} is one of the pictures to compare.", "Give another name with -o.")
     pair, notes = aligned(read(before, max_pixels), read(after, max_pixels))
-    names = [str(path) if before.name == after.name else path.name for path in (before, after)]
+    names = [_readable(path if before.name == after.name else path.name) for path in (before, after)]
     captions = [f"{name}{note}" for name, note in zip(names, notes, strict=True)]
     with files.atomic(target) as stream:
         if kind == ".png":
@@ -54,7 +59,10 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
 
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> Bytes:
     """A picture as one looks at it: upright, in sRGB, (H, W, 3), transparency on white. Raises BadImage."""
-    picture = images.read(path, max_pixels)
+    try:
+        picture = images.read(path, max_pixels)
+    except BadImage as error:
+        raise BadImage(f"{_readable(path)}: {error.message}", error.hint) from error
     frame = picture.frames[0]
     pixels = frame.pixels
     if pixels.dtype != np.uint8:
@@ -130,7 +138,10 @@ def page(title: str, body: str) -> str:
 
 
 def sheet(before: Bytes, after: Bytes, captions: Sequence[str]) -> Image.Image:
-    """The whole result, and under it its most detailed parts enlarged: before on the left, after on the right."""
+    """The whole result, and under it its most detailed parts enlarged: before on the left, after on the right.
+
+    The columns are as wide for a picture of one pixel, so that there is always room for the captions.
+    """
     corners = detailed(after)
     side = min(CROP_SIDE, *after.shape[:2])
     shown = side * ENLARGED
@@ -138,23 +149,22 @@ def sheet(before: Bytes, after: Bytes, captions: Sequence[str]) -> Image.Image:
     overview = Image.fromarray(after)
     overview.thumbnail((SHEET_WIDTH - 2 * GAP, SHEET_WIDTH - 2 * GAP), Image.Resampling.LANCZOS)
     top = overview.height + 3 * GAP + 18
-    result = Image.new("RGB", (2 * shown + 3 * GAP, top + len(corners) * (shown + GAP)), "white")
+    result = Image.new("RGB", (SHEET_WIDTH, top + len(corners) * (shown + GAP)), "white")
     draw = ImageDraw.Draw(result)
     left = (result.width - overview.width) // 2
     result.paste(overview, (left, GAP))
     ratio = overview.width / after.shape[1]
     for column, caption in enumerate(captions):
-        room = shown - 4
-        while draw.textlength(caption, font) > room:
+        while draw.textlength(caption, font) > COLUMN - 4:
             caption = caption.removesuffix("…")[:-1] + "…"
-        draw.text((GAP + column * (shown + GAP), top - GAP - 14), caption, "black", font)
+        draw.text((GAP + column * (COLUMN + GAP), top - GAP - 14), caption, "black", font)
     for row, (y, x) in enumerate(corners):
         box = [left + x * ratio, GAP + y * ratio, left + (x + side) * ratio, GAP + (y + side) * ratio]
         draw.rectangle(box, outline="white", width=3)
         draw.rectangle(box, outline="black", width=1)
         for column, picture in enumerate((before, after)):
             crop = Image.fromarray(np.ascontiguousarray(picture[y : y + side, x : x + side]))
-            place = (GAP + column * (shown + GAP), top + row * (shown + GAP))
+            place = (GAP + column * (COLUMN + GAP), top + row * (shown + GAP))
             result.paste(crop.resize((shown, shown), Image.Resampling.NEAREST), place)
     return result
 
@@ -177,6 +187,12 @@ def detailed(picture: Bytes, count: int = CROPS, side: int = CROP_SIDE) -> list[
         corners.append((y, x))
         sums[max(y - side + 1, 0) : y + side, max(x - side + 1, 0) : x + side] = -1.0
     return corners
+
+
+def _readable(name: Path | str) -> str:
+    """A file name as text: names may hold bytes that are not UTF-8, and line breaks."""
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def _embedded(picture: Bytes) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from mambair_cli import compare
-from mambair_cli.compare import CROPS, aligned, detailed, read
+from mambair_cli.compare import CROPS, aligned, detailed, read, sheet
 from mambair_cli.errors import BadImage
 from mambair_cli.metrics import psnr
 
@@ -119,6 +121,33 @@ def test_what_cannot_be_compared(pair: tuple[Path, Path], tmp_path: Path, capsys
     assert outcome.status == 1
     assert "different shapes" in outcome.err
     assert not (tmp_path / "a.png").exists()
+    (tmp_path / "text.png").write_text("no picture")
+    for bad in ("none.png", "text.png", "."):
+        for files in ((pair[0], tmp_path / bad), (tmp_path / bad, pair[0])):
+            outcome = mambair("compare", *files, "-o", tmp_path / "a.png", capture=capsysbinary)
+            assert outcome.status == 1
+            assert f"{tmp_path / bad}: " in outcome.err
+
+
+def test_neither_picture_is_overwritten(pair: tuple[Path, Path], tmp_path: Path, capsysbinary) -> None:
+    (tmp_path / "link.png").symlink_to(pair[1])
+    before = [path.read_bytes() for path in pair]
+    for target in (*pair, tmp_path / "link.png", tmp_path / "." / "none" / ".." / pair[0].name):
+        (tmp_path / "none").mkdir(exist_ok=True)
+        outcome = mambair("compare", *pair, "-f", "-o", target, capture=capsysbinary)
+        assert (outcome.status, [path.read_bytes() for path in pair]) == (2, before)
+        assert "one of the pictures" in outcome.err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such names")
+def test_names_need_not_be_readable(pair: tuple[Path, Path], tmp_path: Path, capsysbinary) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xff\n.png"))
+    odd.write_bytes(pair[0].read_bytes())
+    for suffix in (".html", ".png"):
+        target = odd.with_suffix(suffix + suffix)
+        outcome = mambair("compare", odd, pair[1], "-o", target, capture=capsysbinary)
+        assert (outcome.status, outcome.out) == (0, os.fsencode(target) + b"\n")
+    assert "caf\ufffd\ufffd.png" in odd.with_suffix(".html.html").read_text("utf-8")
 
 
 def test_transparency_is_shown_on_white_and_cropped_results_fit(tmp_path: Path) -> None:
@@ -146,3 +175,20 @@ def test_crops_lie_inside_and_do_not_overlap(searched: int, picture: np.ndarray,
         assert 0 <= y <= picture.shape[0] - side
         assert 0 <= x <= picture.shape[1] - side
         assert all(abs(y - v) >= side or abs(x - u) >= side for v, u in corners[:n])
+
+
+@given(
+    picture=arrays(np.uint8, st.tuples(st.integers(1, 3) | st.integers(1, 60), st.integers(1, 60), st.just(3))),
+    turned=st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_sheet_of_any_size_ends(picture: np.ndarray, turned: bool) -> None:
+    picture = picture.swapaxes(0, 1).copy() if turned else picture
+    result = sheet(picture, picture, ["a name that is far too long for a column " * 5, "short"])
+    assert result.width == compare.SHEET_WIDTH
+
+
+def test_a_long_thin_picture_is_shown_whole() -> None:
+    strip = np.zeros((2, 3000, 3), np.uint8)
+    overview = np.asarray(sheet(strip, strip, ("before", "after")))[12, :, 0]
+    assert (overview == 0).sum() > compare.SHEET_WIDTH - 2 * compare.GAP - 30  # but for the white frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -37,4 +38,4 @@ def compare(before: Before, after: After, output: Output = Path("compare.html"),
     if output.exists() and not force:
         raise UsageError(f"{output} is there already.", "Give another name with -o, or --force to replace it.")
     comparison.compare(before, after, output)
-    print(output)
+    typer.echo(os.fsencode(output))  # bytes, as names need not be UTF-8
