@@ -185,13 +185,13 @@ def free_memory(device: torch.device) -> int:
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     try:
         free = _fields(Path("/proc/meminfo"))["MemAvailable:"] * 1024
-    except OSError:
+    except (OSError, LookupError, ValueError):  # no such file, or one without this line
         return ASSUMED
     try:
         group = Path("/sys/fs/cgroup")
         limit = (group / "memory.max").read_text().strip()
         return free if limit == "max" else min(free, int(limit) - _fields(group / "memory.stat")["anon"])
-    except OSError:
+    except (OSError, LookupError, ValueError):
         return free
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -156,6 +157,20 @@ def test_tile_size_follows_free_memory_and_halves(monkeypatch: pytest.MonkeyPatc
 
 def test_free_memory_is_positive_and_real() -> None:
     assert 1 << 20 < tiling.free_memory(torch.device("cpu")) < 1 << 50
+
+
+@pytest.mark.parametrize("told", ["", "MemFree: 7 kB\n", "MemAvailable: much\n"])
+def test_memory_that_is_not_told_is_assumed(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda file: told)
+    assert tiling.free_memory(torch.device("cpu")) == tiling.ASSUMED
+
+
+def test_a_container_that_does_not_tell_its_use_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"meminfo": "MemAvailable: 9 kB\n", "memory.max": "5000\n", "memory.stat": "file 1\n"}
+    monkeypatch.setattr(Path, "read_text", lambda file: told[file.name])
+    assert tiling.free_memory(torch.device("cpu")) == 9 * 1024
+    told["memory.stat"] = "anon 1000\n"
+    assert tiling.free_memory(torch.device("cpu")) == 4000
 
 
 def test_out_of_memory_is_told_from_other_errors() -> None:
