@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mambair_cli.download import download, sha256_of
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
-from mambair_cli.zoo import ModelSpec, Source, zoo
+from mambair_cli.zoo import ModelSpec, Source, by_hand, zoo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -213,8 +213,7 @@ def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str]:
     if file is None and not source.urls:
         raise Unavailable(
             f"{spec.name} is published in a shared folder only, from which files must be taken by hand.",
-            f"Open {source.folder}\nand download its file ({source.called or source.filename}), then run\n"
-            f"  mambair models import FILE --as {spec.name}",
+            by_hand(spec),
         )
     if file is None:
         file = download(

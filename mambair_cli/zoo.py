@@ -163,29 +163,42 @@ def resolve(
     JPEG: the nearest quality, the stronger of two equals. A full model name always wins, and so does a level that
     nobody trained for: compare `spec.sigma` or `spec.quality` with the wish to tell the user.
 
-    Raises UsageError for a request that makes no sense, Unavailable where no bundled model can do it; its hint names
-    the command that fetches one.
+    Raises UsageError for a request that makes no sense, Unavailable where no bundled model can do it; its hint says
+    how to get one.
     """
-    if model is not None and model in zoo():
-        return find(model, task=task, scale=scale)
     if model is not None:
-        best = find(model, task=task, scale=scale)
-        candidates = [s for s in zoo().values() if model in s.aliases and (s.task, s.scale) == (task, best.scale)]
-        return _nearest(candidates, sigma, quality)
+        spec = _named(model, task, scale, sigma, quality)
+        if compressed and not spec.compressed:
+            others = _names(s for s in zoo().values() if s.compressed)
+            raise UsageError(
+                f"{spec.name} is not made for compressed pictures.",
+                f"Leave --compressed out{others and f', or take one of {others}'}.",
+            )
+        return spec
 
     candidates = [s for s in zoo().values() if s.task == task and s.compressed == compressed]
+    job = f"{task}{' --compressed' if compressed else ''}"
     if scale is not None:
         candidates = [s for s in candidates if s.scale == scale]
     if not candidates:
-        job = f"{task}{' --compressed' if compressed else ''}"
         raise UsageError(f"No model does {job} x{scale}.", "`mambair models list` shows what there is.")
     if bundled := _of_kind([s for s in candidates if s.source.bundled], sigma):
         return _nearest(bundled, sigma, quality)
     largest = max(s.scale for s in candidates)
     spec = _nearest([s for s in candidates if s.scale == largest], sigma, quality)
     raise Unavailable(
-        f"No bundled model does {task} {spec.level}".rstrip() + ".",
-        f"Add `-m {spec.name}`, or fetch it first: `mambair models download {spec.name}`.",
+        f"No bundled model does {job} {spec.level}".rstrip() + ".",
+        f"Add `-m {spec.name}`, or fetch it first: `mambair models download {spec.name}`."
+        if spec.source.urls
+        else f"Add `-m {spec.name}`. Its file can only be fetched by hand, once:\n{by_hand(spec)}",
+    )
+
+
+def by_hand(spec: ModelSpec) -> str:
+    """How to get the file of a model that is published in a shared folder only, and has no URL."""
+    return (
+        f"Open {spec.source.folder}\nand download its file ({spec.source.called or spec.source.filename}), then run\n"
+        f"  mambair models import FILE --as {spec.name}"
     )
 
 
@@ -199,6 +212,15 @@ def complete(incomplete: str) -> list[tuple[str, str]]:
 
 
 # ------------------------------------------------------------------------------------------------ choosing
+
+
+def _named(model: str, task: str, scale: int | None, sigma: int | str | None, quality: int | None) -> ModelSpec:
+    """The model of this name, or the one with this alias that is nearest in level."""
+    best = find(model, task=task, scale=scale)
+    if model in zoo():
+        return best
+    candidates = [s for s in zoo().values() if model in s.aliases and (s.task, s.scale) == (task, best.scale)]
+    return _nearest(candidates, sigma, quality)
 
 
 def _fitting(spec: ModelSpec, task: str | None, scale: int | None) -> ModelSpec:

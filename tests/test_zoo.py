@@ -137,6 +137,8 @@ def test_drive_comes_before_the_mirror() -> None:
         ({"task": "upscale", "scale": 3, "model": "large"}, "mambairv2-large-x3"),
         ({"task": "upscale", "model": "real"}, "mambair-real-x4"),
         ({"task": "upscale", "model": "compressed"}, "mambacsr-x4"),
+        ({"task": "upscale", "model": "compressed", "compressed": True}, "mambacsr-x4"),
+        ({"task": "upscale", "model": "mambacsr-wo-x4", "compressed": True}, "mambacsr-wo-x4"),
         ({"task": "denoise", "model": "real", "sigma": "real"}, "mambair-realdn"),
         ({"task": "denoise", "model": "mambair", "sigma": 15}, "mambair-denoise-15"),
         ({"task": "denoise", "model": "mambair", "sigma": 16}, "mambair-denoise-25"),
@@ -181,11 +183,9 @@ def test_noise_gets_the_nearest_level_at_or_above(sigma: int, levels: set[int]) 
 @pytest.mark.parametrize(
     ("request_", "name"),
     [
-        ({"task": "derain"}, "vmambair-derain"),
         ({"task": "denoise", "sigma": 20}, "mambair-denoise-25"),
         ({"task": "denoise", "sigma": "real"}, "mambair-realdn"),
         ({"task": "upscale", "scale": 3}, "mambairv2-light-x3"),
-        ({"task": "upscale", "compressed": True}, "mambacsr-x4"),
     ],
 )
 def test_a_task_without_bundled_model_names_what_would_do(
@@ -200,6 +200,26 @@ def test_a_task_without_bundled_model_names_what_would_do(
 
 
 @pytest.mark.parametrize(
+    ("request_", "name", "job"),
+    [
+        ({"task": "derain"}, "vmambair-derain", "derain"),
+        ({"task": "upscale", "compressed": True}, "mambacsr-x4", "upscale --compressed x4"),
+    ],
+)
+def test_a_model_without_url_is_fetched_by_hand(
+    request_: dict, name: str, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = {name: spec for name, spec in zoo.zoo().items() if not spec.source.bundled}
+    monkeypatch.setattr(zoo, "zoo", lambda: published)
+    with pytest.raises(Unavailable) as error:
+        zoo.resolve(**request_)
+    assert error.value.message == f"No bundled model does {job}."
+    assert f"mambair models download {name}" not in error.value.hint
+    for said in (f"-m {name}", str(published[name].source.folder), f"mambair models import FILE --as {name}"):
+        assert said in error.value.hint
+
+
+@pytest.mark.parametrize(
     ("request_", "said"),
     [
         ({"task": "upscale", "model": "lihgt"}, "Did you mean light?"),
@@ -209,6 +229,8 @@ def test_a_task_without_bundled_model_names_what_would_do(
         ({"task": "upscale", "model": "real", "scale": 2}, "No 'real' model does upscale x2"),
         ({"task": "upscale", "scale": 7}, "No model does upscale x7"),
         ({"task": "denoise", "model": "mambair"}, "give --sigma"),
+        ({"task": "upscale", "model": "mambairv2-base-x4", "compressed": True}, "take one of mambacsr-x4"),
+        ({"task": "upscale", "model": "light", "compressed": True}, "not made for compressed"),
     ],
 )
 def test_requests_that_make_no_sense(request_: dict, said: str) -> None:
