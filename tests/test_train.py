@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 import xml.etree.ElementTree as ET
 from dataclasses import replace
@@ -150,6 +151,26 @@ def test_time_ends_the_run_and_the_schedule_with_it(photos: Path, tmp_path: Path
     assert float(row["rate"]) < recipe.load("smoke").training.rate
 
 
+def test_no_time_is_no_wish_for_the_whole_recipe(photos: Path, tmp_path: Path, run: Mambair) -> None:
+    for minutes in ("0", "-1", "nan", "inf"):
+        done = run("train", "smoke", "--data", photos, "--out", tmp_path / "run", "--minutes", minutes)
+        assert (done.status, "--minutes" in done.err) == (2, True), done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_need_not_be_utf8(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    try:
+        for number, picture in enumerate(photos.iterdir()):
+            (tmp_path / "photos" / os.fsdecode(b"caf\xe9%d.png" % number)).write_bytes(picture.read_bytes())
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    model = train(brief(iterations=1), Options((tmp_path / "photos",), tmp_path / "run", device="cpu", workers=0))
+    held_out = json.loads(model.with_suffix(".json").read_text())["data"]["validation"]
+    assert len(held_out) == 2
+    assert all((tmp_path / "photos" / name).exists() for name in held_out)
+
+
 def test_resume_refuses_what_is_not_the_same_run(photos: Path, tmp_path: Path) -> None:
     options = Options((photos,), tmp_path / "run", device="cpu", workers=0)
     with pytest.raises(UsageError, match="Nothing to resume"):
@@ -176,7 +197,7 @@ def test_init_takes_over_all_but_the_head_of_another_scale(photos: Path, tmp_pat
     with pytest.raises(UsageError, match="None of the tensors"):
         init.take_over(torch.nn.Linear(3, 3), state)
     train(brief("x3", scale=3), replace(options, out=tmp_path / "x3", init=str(x2)))
-    assert json.loads((tmp_path / "x3/x3.json").read_text())["init"]["model"] == str(x2)
+    assert json.loads((tmp_path / "x3/x3.json").read_text())["init"]["model"] == x2.name
 
 
 def test_a_teacher_is_imitated(photos: Path, tmp_path: Path) -> None:

@@ -17,54 +17,65 @@ def _complete_recipe(incomplete: str) -> list[tuple[str, str]]:
     return [(name, recipe.load(name).summary) for name in recipe.names() if name.startswith(incomplete)]
 
 
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe of the package by name, or a TOML file. Without one the recipes are listed.",
+        autocompletion=_complete_recipe,
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    list[Path] | None, typer.Option(metavar="DIR", help="Pictures to train on. Repeat for several folders.")
+]
+Validation = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="DIR", help="Pictures to measure on. Default: some of --data are set aside."),
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for what is made. Default: train-RECIPE.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it was stopped.")]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL|FILE", help="Take over the weights that fit, say an x4 from an x2.", show_default=False
+    ),
+]
+Minutes = Annotated[
+    float | None, typer.Option(metavar="N", help="End after so much work instead of the recipe's iterations.")
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|fp32|bf16", help="auto: bf16 on a GPU that is fast at it, else fp32.", rich_help_panel=RUNNING
+    ),
+]
+Workers = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Processes that prepare batches.", rich_help_panel=RUNNING)
+]
+
+
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RECIPE",
-            help="A recipe of the package by name, or a TOML file. Without one the recipes are listed.",
-            autocompletion=_complete_recipe,
-            show_default=False,
-        ),
-    ] = None,
-    data: Annotated[
-        list[Path] | None, typer.Option(metavar="DIR", help="Pictures to train on. Repeat for several folders.")
-    ] = None,
-    val: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Pictures to measure on. Default: some of --data are set aside."),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder for what is made. Default: train-RECIPE.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it was stopped.")] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL|FILE", help="Take over the weights that fit, say an x4 from an x2.", show_default=False
-        ),
-    ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="N", help="End after so much work instead of the recipe's iterations."),
-    ] = None,
+    recipe: RecipeName = None,
+    data: Data = None,
+    val: Validation = None,
+    out: Out = None,
+    resume: Resume = False,
+    init: Init = None,
+    minutes: Minutes = None,
     device: Device = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|fp32|bf16",
-            help="auto: bf16 on a GPU that is fast at it, else fp32.",
-            rich_help_panel=RUNNING,
-        ),
-    ] = "auto",
-    workers: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Processes that prepare batches.", rich_help_panel=RUNNING)
-    ] = 1,
+    precision: Precision = "auto",
+    workers: Workers = 1,
     quiet: Quiet = False,
 ) -> None:
     """Train a model by a recipe. The folder gets the model, its card, a log, a curve and a checkpoint.
 
-    Example: mambair train upscale-x4 --data photos/ --out runs/x4 --minutes 120
+    [bold]Examples[/]
+
+    \b
+    mambair train                               the recipes there are
+    mambair train upscale-x4 --data photos/ --minutes 60
+    mambair train upscale-x4 --data photos/ --resume
     """
     from mambair_cli.train import recipe as recipes
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -66,7 +67,7 @@ def find(folders: Sequence[Path], validation: Sequence[Path], held_out: int) -> 
             groups.setdefault(name, []).append(path)
     kept = [path for folder in validation for path in _pictures(folder)]
     if not validation:
-        for name in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest())[:held_out]:
+        for name in sorted(groups, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:held_out]:
             kept.append(groups.pop(name)[0])
     training = [path for paths in groups.values() for path in paths]
     if not training or not kept:
@@ -277,7 +278,7 @@ def _pictures(folder: Path) -> list[Path]:
 def _fingerprint(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda path: path.name):
-        total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        total.update(os.fsencode(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"))
     return total.hexdigest()
 
 

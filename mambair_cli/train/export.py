@@ -55,5 +55,6 @@ def export(
     with files.atomic(path) as file:
         file.write(content)
     with files.atomic(path.with_suffix(".json")) as file:
-        file.write((json.dumps(card, indent=2, ensure_ascii=False) + "\n").encode())
+        text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+        file.write(text.encode(errors="backslashreplace"))  # names of files need not be UTF-8
     return card

@@ -117,7 +117,7 @@ def run(
     began = time.monotonic() - state.seconds
 
     def progress() -> float:
-        return state.seconds / (60 * minutes) if minutes else state.iteration / recipe.training.iterations
+        return state.seconds / (60 * minutes) if minutes is not None else state.iteration / recipe.training.iterations
 
     with deferred_interrupt() as interrupted:
         feed = batches(state.iteration)

@@ -93,7 +93,8 @@ class Recipe:
 
     def arguments(self) -> tuple[str, dict[str, Any]]:
         """Architecture and arguments for `archs.build`."""
-        kwargs = {"in_chans": 3, "upscale": self.scale, **self.network}
+        flat = "inp_channels" not in self.network  # as the U-Nets call it; they have no scale
+        kwargs = {**({"in_chans": 3, "upscale": self.scale} if flat else {}), **self.network}
         return kwargs.pop("arch"), kwargs
 
 

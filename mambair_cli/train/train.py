@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,8 @@ def train(recipe: Recipe, options: Options) -> Path:
         raise UsageError(f"{options.out} holds a run already.", "Continue it with --resume, or choose another --out.")
     if options.resume and options.init:
         raise UsageError("--init begins a run and --resume continues one.", "Leave one of them out.")
+    if options.minutes is not None and not 0 < options.minutes < math.inf:
+        raise UsageError(f"{options.minutes:g} minutes are no time to train.", "Give --minutes a number above 0.")
     device, say = pick_device(options.device), Console(stderr=True, quiet=options.quiet, highlight=False)
     bf16 = use_bf16(options.precision, device)
     found = data.find(options.data, options.validation, recipe.validation.originals)
@@ -105,7 +108,7 @@ def begin(recipe: Recipe, options: Options, device: torch.device, say: Console) 
         taken = init.take_over(network, init.read(options.init))
         left = f"; these are new: {', '.join(taken.left)}" if taken.left else ""
         say.print(f"{options.init}: {taken.tensors} tensors taken over{left}", soft_wrap=True)
-        facts = {"model": options.init, "new": list(taken.left)}
+        facts = {"model": Path(options.init).name, "new": list(taken.left)}
     return State.fresh(network.to(device), recipe.training, facts)
 
 
