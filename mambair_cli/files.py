@@ -43,13 +43,16 @@ class Job:
     target: Path | None  # None: stdout
     format: Format
     comparison: Path | None = None  # a page that shows both
+    error: str | None = None  # why there is nothing to read; then nothing is written either
 
     @property
     def input(self) -> str:
         return STREAM if self.source is None else str(self.source)
 
     @property
-    def output(self) -> str:
+    def output(self) -> str | None:
+        if self.error:
+            return None
         return STREAM if self.target is None else str(self.target)
 
     @property
@@ -75,6 +78,8 @@ class Source:
 
     path: Path | None
     relative: Path
+    root: Path | None = None  # where the walk or the glob began that found it; None: the user named it
+    error: str | None = None  # a folder that cannot be listed, and why
 
 
 # --- what goes in ---------------------------------------------------------------------------------------------
@@ -90,39 +95,53 @@ def read_list(listing: str) -> list[str]:
     return [os.fsdecode(name) for name in names if name]
 
 
-def find(inputs: Sequence[str], recursive: bool = False) -> list[Source]:
-    """The files behind files, folders, globs and "-". Each once, folders in order of name.
+def find(inputs: Sequence[str], recursive: bool = False, listed: Sequence[str] = ()) -> list[Source]:
+    """The files behind files, folders, globs and "-"; names from a list (`listed`) are no globs. Each once, folders
+    in order of name.
 
-    A named file that does not exist is kept: reading it fails later, and is reported, like any bad file.
+    What does not exist, a glob without a match included, is kept: reading it fails later, and is reported, like any
+    bad file. Raises UsageError for an empty name.
     """
-    found: dict[Path | None, Source] = {}
-    for name in inputs:
-        for source in _expand(name, recursive):
-            key = None if source.path is None else Path(os.path.abspath(source.path))
-            found.setdefault(key, source)
+    if "" in (*inputs, *listed):
+        raise UsageError("one of the names is empty", "The current folder is a dot. Is a shell variable unset?")
+    found: dict[str | None, Source] = {}
+    for name, globs in [(name, True) for name in inputs] + [(name, False) for name in listed]:
+        for source in _expand(name, recursive, globs):
+            key = None if source.path is None else os.path.abspath(source.path)
+            first = found.setdefault(key, source)
+            if source.root is None:
+                found[key] = replace(first, root=None)
     return list(found.values())
 
 
-def _expand(name: str, recursive: bool) -> Iterator[Source]:
+def _expand(name: str, recursive: bool, globs: bool) -> Iterator[Source]:
     path = Path(name)
     if name == STREAM:
         yield Source(None, Path("stdin"))
-    elif path.is_dir():
-        yield from _walk(path, recursive)
-    elif glob.has_magic(name) and not path.exists():
-        for match in sorted(glob.glob(name, recursive=True)):
-            yield from _expand(match, recursive)
+    elif os.path.isdir(path):  # unlike Path.is_dir, False where the folder above is locked or the name too long
+        yield from _walk(path, recursive, path)
+    elif globs and not os.path.lexists(path) and (matches := sorted(glob.glob(name, recursive=True))):
+        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+        for match in map(Path, matches):
+            if os.path.isdir(match):
+                yield from _walk(match, recursive, root)
+            else:
+                yield Source(match, Path(match.name), root)
     else:
         yield Source(path, Path(path.name))
 
 
-def _walk(folder: Path, recursive: bool) -> Iterator[Source]:
-    for root, folders, names in os.walk(folder):
+def _walk(folder: Path, recursive: bool, root: Path) -> Iterator[Source]:
+    errors: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
         for name in sorted(names):
             if not name.startswith(".") and Path(name).suffix.lower() in READABLE_SUFFIXES:
-                path = Path(root, name)
-                yield Source(path, path.relative_to(folder))
+                path = Path(place, name)
+                yield Source(path, path.relative_to(folder), root)
+    for error in errors:
+        path = Path(error.filename)
+        yield Source(path, path.relative_to(folder), root, f"cannot be searched: {error.strerror}")
 
 
 # --- where it goes --------------------------------------------------------------------------------------------
@@ -131,25 +150,63 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Source]:
 def plan(sources: Sequence[Source], naming: Naming) -> list[Job]:
     """A job for each source, all conflicts found before any work.
 
-    Results of an earlier run that lie among the sources are left out. Raises UsageError where two inputs
-    share an output, where an output is an input, or where the template or the output makes no sense.
+    Results of an earlier run among what was found, not named, are left out: they are as many as jobs are missing.
+    Raises UsageError where two inputs share an output, where an output is an input, or where the template or the
+    output makes no sense.
     """
-    if not sources:
-        raise UsageError("no pictures found", "Give files or folders; folders are searched deeper with -r.")
     place = _placement(sources, naming)
-    jobs = [Job(source.path, *place(source)) for source in sources]
-    if naming.output is None and "{tag}" in (naming.template or _BESIDE):
-        results = {_key(job.target) for job in jobs if job.target}
-        jobs = [job for job in jobs if job.source is None or _key(job.source) not in results]
+    jobs = [_job(source, place) for source in sources]
+    earlier = _earlier_results(jobs, naming)
+    jobs = [job for source, job in zip(sources, jobs, strict=True) if not (source.root and earlier(source))]
+    if not jobs:
+        raise UsageError("no pictures found", "Give files or folders; folders are searched deeper with -r.")
     if naming.compare:
-        jobs = [replace(job, comparison=_comparison(job)) for job in jobs]
+        jobs = [job if job.error else replace(job, comparison=_comparison(job)) for job in jobs]
     _refuse_conflicts(jobs)
     return jobs
 
 
-def _placement(sources: Sequence[Source], naming: Naming) -> Callable[[Source], tuple[Path | None, Format]]:
+Place = Callable[[Source], tuple[Path | None, Format]]
+
+
+def _job(source: Source, place: Place) -> Job:
+    if source.error:
+        return Job(source.path, None, FORMATS["PNG"], error=source.error)
+    return Job(source.path, *place(source))
+
+
+def _earlier_results(jobs: Sequence[Job], naming: Naming) -> Callable[[Source], bool]:
+    """Whether a source that a walk found is a result: below the folder of the results, or called like one."""
+    folder = _folder(naming.output)
+    if folder is not None:
+        return lambda source: _is_below(source.path, folder) and not _is_below(source.root, folder)
+    if naming.output is None and "{tag}" in (naming.template or _BESIDE):
+        results = {_key(job.target) for job in jobs if job.target}
+        return lambda source: source.path is not None and _key(source.path) in results
+    return lambda source: False
+
+
+def _is_below(path: Path | None, folder: Path) -> bool:
+    return path is not None and Path(_key(path)).is_relative_to(_key(folder))
+
+
+def _folder(output: str | None) -> Path | None:
+    """The folder that `-o` names, None where it names a file, a stream, or nothing. Raises UsageError."""
+    if output in (None, STREAM):
+        return None
+    path = Path(str(output))
+    if os.path.isdir(path):
+        return path
+    if str(output).endswith(("/", os.sep)) or not path.suffix:
+        if os.path.exists(path):
+            raise UsageError(f"{path} is a file, not a folder", "Choose another folder with -o, or a picture's name.")
+        return path
+    return None
+
+
+def _placement(sources: Sequence[Source], naming: Naming) -> Place:
     """Where a source's result goes, as `-o` wants it: stdout, one file, a folder, or next to the input."""
-    output = naming.output
+    output, folder = naming.output, _folder(naming.output)
     if output == STREAM or (output is None and [source.path for source in sources] == [None]):
         if len(sources) > 1:
             raise UsageError(f"{len(sources)} pictures do not fit into one stream", "Use -o FOLDER/.")
@@ -157,12 +214,12 @@ def _placement(sources: Sequence[Source], naming: Naming) -> Callable[[Source], 
     if output is None:
         template = _checked(naming.template or _BESIDE)
         return lambda source: _named(source, (source.path or source.relative).parent, template, naming)
-    path = Path(output)
-    if output.endswith(("/", os.sep)) or path.is_dir() or not path.suffix:
+    if folder is not None:
         template = _checked(naming.template or _IN_FOLDER)
-        return lambda source: _named(source, path / source.relative.parent, template, naming)
+        return lambda source: _named(source, folder / source.relative.parent, template, naming)
     if len(sources) > 1:
         raise UsageError(f"{len(sources)} pictures cannot all become {output}", f"If a folder is meant: -o {output}/")
+    path = Path(output)
     form = _format_of(path, naming)
     return lambda source: (path, form)
 
@@ -214,7 +271,8 @@ def _refuse_conflicts(jobs: Sequence[Job]) -> None:
         if key in inputs:
             raise UsageError(
                 f"{target} is an input: it would be overwritten by the result of {job.input}",
-                "Choose another folder with -o, or other names with --name.",
+                "Choose another folder with -o, or other names with --name. Results of an earlier run are left out "
+                "where their folder is named instead of each file.",
             )
         if key in outputs:
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from mambair_cli import compare, files, images
-from mambair_cli.errors import MambairError, Unavailable
+from mambair_cli.errors import BadImage, MambairError, Unavailable
 from mambair_cli.files import DiskFullError, Job
 from mambair_cli.fit import NO_FIT, Fit
 from mambair_cli.formats import MAX_PIXELS, Format
@@ -111,7 +112,10 @@ def _read_ahead(
 
 def _read(job: Job, settings: Settings) -> Reading:
     started = time.perf_counter()
-    if job.target is not None and not settings.force and job.target.exists():
+    if job.error:
+        raise BadImage(job.error)
+    # Not Path.exists: it raises where a folder is locked or a name too long; then reading or writing says so.
+    if job.target is not None and not settings.force and os.path.exists(job.target):
         return None, 0.0
     source = sys.stdin.buffer.read() if job.source is None else job.source
     picture = images.read(source, settings.max_pixels)
@@ -245,7 +249,7 @@ class Outbox:
     def skip(self, job: Job) -> None:
         """What is there already. If its comparison is not, that is made: one at a time, as the size is not known."""
         record = Record(job.input, job.output, "skipped")
-        if job.comparison is None or job.comparison.exists():
+        if job.comparison is None or os.path.exists(job.comparison):
             return self.put(job, record)
         return self._add(job, WAITING_PIXELS, self._writers.submit(_compare, job, Written(record), self._settings))
 

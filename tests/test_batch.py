@@ -189,6 +189,47 @@ def test_the_same_command_again_goes_on(tmp_path: Path, run: Mambair, x2: Path) 
     assert statuses(run(*command, "--force")) == ["done"] * 3
 
 
+def test_a_walk_tells_what_it_leaves_out(
+    tmp_path: Path, run: Mambair, x2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    album(tmp_path, 2)
+    for options in ((), ("-r", "-o", "out")):
+        assert run("upscale", "--weights", x2, ".", *options).status == 0
+        again = run("upscale", "--weights", x2, ".", *options)
+        assert (again.status, again.out) == (0, b"")
+        assert "2 left out of the pictures found, as results of an earlier run" in again.err
+        assert "2 left out" in run("upscale", "-n", "--weights", x2, ".", *options).err
+        for path in tmp_path.glob("*_x2.png"):
+            path.unlink()
+
+
+def test_what_cannot_be_reached_fails_and_the_rest_goes_on(
+    tmp_path: Path, run: Mambair, x2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    album(tmp_path / "in", 1)
+    (tmp_path / "in" / "locked").mkdir()
+    scandir = os.scandir
+
+    def denied(path: str) -> object:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    inputs = ("n" * 300, tmp_path / "in", tmp_path / "nothing*.png")
+    command = ("upscale", "--weights", x2, *inputs, "-r", "--json", "-o", tmp_path / "out")
+    for rehearsal, status in (["--dry-run"], "skipped"), ([], "done"):
+        outcome = run(*command, *rehearsal)
+        told = [json.loads(line) for line in outcome.out.splitlines()]
+        assert [record["status"] for record in told] == ["failed", status, "failed", "failed"]
+        assert "File name too long" in told[0]["error"]
+        assert (told[2]["input"], told[2]["output"]) == (str(tmp_path / "in" / "locked"), None)
+        assert told[2]["error"] == "cannot be searched: Permission denied"
+        assert told[3]["error"] == "no such file"
+        assert outcome.status == 1
+
+
 def test_one_bad_file_stops_nothing_unless_asked(tmp_path: Path, run: Mambair, x2: Path) -> None:
     paths = album(tmp_path / "in", 6)
     paths[1].write_bytes(b"no picture")

@@ -64,6 +64,7 @@ def test_what_needs_no_network_loads_no_torch(command: str, tmp_path: Path) -> N
         ("denoise --sigma 300 a.png", 2, "makes no sense"),
         ("upscale -m base -s 4 --offline a.png", 3, "classicSR_Base_x4"),
         ("upscale --files-from none.txt", 2, "cannot read the list"),
+        ("upscale -m light -s 4 --files-from - -", 2, "a picture and a list"),
         ("upscale -m light -s 4 --compare a.png -o -", 2, "a file before and a file after"),
         ("upscale -m light -s 4 --compare - -o b.png", 2, "a file before and a file after"),
     ],
@@ -77,6 +78,18 @@ def test_what_cannot_work_says_why_and_leaves_its_status(
     assert outcome.out == b""
     assert "Traceback" not in outcome.err
     assert sorted(path.name for path in Path().iterdir() if path.name != "cache") == ["a.png"]
+
+
+def test_a_name_that_is_empty_is_not_the_current_folder(run: Mambair) -> None:
+    outcome = run("upscale", "-m", "light", "-s", "4", "")
+    assert outcome.status == 2
+    assert "one of the names is empty" in outcome.err
+
+
+def test_stdin_cannot_be_listed_in_stdin(run: Mambair) -> None:
+    outcome = run("upscale", "-m", "light", "-s", "4", "--files-from", "-", stdin=b"a.png\n-\n")
+    assert outcome.status == 2
+    assert "stdin cannot be a picture and a list" in outcome.err
 
 
 def test_weights_for_another_job_are_refused(run: Mambair, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-import string
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,23 +109,97 @@ def test_results_of_an_earlier_run_are_not_restored_again() -> None:
     assert targets("a*.png") == ["a_x4.png"]
 
 
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("inputs", [("a.png", "a_x4.png"), (".", "a_x4.png"), ("a_x4.png", "*.png")])
+def test_what_is_named_is_never_taken_for_a_result(inputs: tuple[str, ...]) -> None:
+    Path("a_x4.png").touch()
+    with pytest.raises(UsageError, match=r"a_x4\.png is an input"):
+        targets(*inputs)
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_folder_of_the_results_is_left_out_of_what_is_searched() -> None:
+    first = targets(".", recursive=True, output="sub/out")
+    for name in first:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    assert targets(".", recursive=True, output="sub/out") == first
+    assert targets("**/*.webp", output="sub/out/") == ["sub/out/d.webp"]
+    with pytest.raises(UsageError, match="is an input"):
+        targets("sub/out", output="sub/out")
+    with pytest.raises(UsageError, match="is a file, not a folder"):
+        targets(".", output=str(Path("plain").touch() or "plain"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_does_not_exist_is_kept_so_that_it_fails() -> None:
+    Path("b[1].png").touch()
+    for missing in ("none[1].png", "none*.png", "no/**/ne.png", "n" * 300):
+        assert [str(s.path) for s in find([missing, "a.png"])] == [missing, "a.png"]
+    assert [str(s.path) for s in find(["b[1].png"])] == ["b[1].png"]
+    assert [str(s.path) for s in find([], listed=["*.png", "a.png"])] == ["*.png", "a.png"]
+    for names in ([], [""]), ([""], []):
+        with pytest.raises(UsageError, match="empty"):
+            find(names[0], listed=names[1])
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_folder_that_cannot_be_listed_is_an_input_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock(monkeypatch, "deep")
+    jobs = plan(find(["sub"], recursive=True), Naming("x4", "out.d/", compare=True))
+    assert [(job.input, job.output, job.error) for job in jobs] == [
+        ("sub/a.png", "out.d/a.png", None),
+        ("sub/deep", None, "cannot be searched: Permission denied"),
+    ]
+
+
+def lock(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Nobody may list a folder of that name; chmod would not keep root out."""
+    scandir = os.scandir
+
+    def denied(path: str) -> Iterator[os.DirEntry[str]]:
+        if os.path.basename(path) == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+
+
 @pytest.mark.parametrize("listing", [b"a.png\nb c.png\n", b"a.png\0b c.png\0", b"a.png\r\nb c.png"])
 def test_lists_are_separated_by_newlines_or_nuls(listing: bytes, tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes(listing)
     assert files.read_list(str(tmp_path / "list")) == ["a.png", "b c.png"]
 
 
-NAMES = st.lists(
-    st.text(string.ascii_letters + "._ -", min_size=1, max_size=8).map(lambda s: Path(s.strip(".") + "x.png")),
+NAMES = st.sets(
+    st.builds(
+        "{}{}{}".format,
+        st.sampled_from(["", "d/"]),
+        st.sampled_from("aAb"),
+        st.sampled_from([".png", ".jpg", ".ppm"]),
+    ),
     min_size=1,
 )
 
 
-@given(names=NAMES, template=st.sampled_from([None, "{stem}-{tag}{ext}", "{name}"]))
-def test_no_two_jobs_share_a_file(names: list[Path], template: str | None) -> None:
-    sources = list({name: Source(Path("in") / name, name) for name in names}.values())
-    jobs = plan(sources, Naming("x4", "out/", template=template))
-    assert len({job.target for job in jobs}) == len(jobs) == len(sources)
+@given(
+    names=NAMES,
+    output=st.sampled_from([None, "in/", "in/d", "out/"]),
+    template=st.sampled_from([None, "{stem}{ext}", "{name}", "{stem}.png", "{stem}-{tag}{ext}"]),
+    compare=st.booleans(),
+)
+def test_no_two_jobs_share_a_file(names: set[str], output: str | None, template: str | None, compare: bool) -> None:
+    naming = Naming("x4", output, template=template, compare=compare)
+    sources = [Source(Path("in") / name, Path(name)) for name in sorted(names)]
+    place = files._placement(sources, naming)
+    results = [place(source)[0] for source in sources]
+    pages = [result.with_name(f"{result.stem}_compare.html") for result in results] if compare else []
+    written = [os.path.normpath(path) for path in results + pages]
+    if len({*written}) < len(written) or {*written} & {str(source.path) for source in sources}:
+        with pytest.raises(UsageError, match=r"would both become|is an input"):
+            plan(sources, naming)
+    else:
+        assert [job.target for job in plan(sources, naming)] == results
 
 
 def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:

@@ -86,9 +86,10 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
     except MambairError as error:
         _tell(error)
         sys.exit(error.exit_code)
-    except OSError as error:  # files have their own handling: this is stdout
+    except OSError as error:  # pictures have their own handling: mostly this is stdout
         if not isinstance(error, BrokenPipeError):
-            _tell(MambairError(f"cannot go on: {error.strerror or error}"))
+            place = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+            _tell(MambairError(f"cannot go on: {error.strerror or error}{place}"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left is tried again at the exit
         sys.exit(1)
     except Stopped as stopped:

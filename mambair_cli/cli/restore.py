@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from functools import cache
@@ -161,41 +162,46 @@ def _sigma(text: str | None) -> int | str | None:
 
 
 def _restore(request: Request, tag: str, options: RestoreOptions) -> None:
-    from mambair_cli.request import level_note
-
-    request, jobs = _prepare(request, tag, options)
+    request, jobs, notes = _prepare(request, tag, options)
     if options.dry_run:
-        return _rehearse(request, jobs, options)
+        return _rehearse(request, jobs, notes, options)
 
     from mambair_cli import pipeline
     from mambair_cli.cli.progress import Reporter
 
-    stdout_is_free = all(job.target for job in jobs)
+    stdout_is_free = all(job.target or job.error for job in jobs)
     with Reporter(len(jobs), quiet=options.quiet, json=options.json, paths=stdout_is_free) as reporter:
-        if note := level_note(request, request.nominal()):
+        for note in notes:
             reporter.say(note)
         load = _loader(options, reporter)
         pipeline.run(jobs, request.model_for, load, _settings(request, options), reporter)
     raise typer.Exit(1 if reporter.counts["failed"] else 0)
 
 
-def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Request, list[Job]]:
-    """All that can be wrong before a network is loaded. Raises UsageError or Unavailable."""
+def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Request, list[Job], list[str]]:
+    """All that can be wrong before a network is loaded, and what the user should know. Raises UsageError or
+    Unavailable."""
     from mambair_cli import files, formats
+    from mambair_cli.request import level_note
 
-    inputs = list(options.inputs or ())
+    inputs, listed = list(options.inputs or ()), []
     if options.files_from:
-        if options.files_from == files.STREAM and files.STREAM in inputs:
+        listed = files.read_list(options.files_from)
+        if options.files_from == files.STREAM and files.STREAM in inputs + listed:
             raise UsageError("stdin cannot be a picture and a list", "Leave out one of the two.")
-        inputs += files.read_list(options.files_from)
-    if not inputs:
+    if not inputs + listed:
         raise UsageError("no pictures given", f"For example: mambair {request.task} photo.jpg")
-    _check_streams(inputs, options)
+    _check_streams(inputs + listed, options)
     form = formats.of_choice(options.format) if options.format else None
     request = replace(request, model=options.model, spec=_spec_of_weights(request, options))
-    tag = tag.format(scale=request.nominal().scale)
-    naming = files.Naming(tag, options.output, form, options.name, options.compare)
-    return request, files.plan(files.find(inputs, options.recursive), naming)
+    nominal = request.nominal()
+    naming = files.Naming(tag.format(scale=nominal.scale), options.output, form, options.name, options.compare)
+    sources = files.find(inputs, options.recursive, listed)
+    jobs = files.plan(sources, naming)
+    notes = [level_note(request, nominal)]
+    if left_out := len(sources) - len(jobs):
+        notes.append(f"{left_out} left out of the pictures found, as results of an earlier run")
+    return request, jobs, [note for note in notes if note]
 
 
 def _check_streams(inputs: list[str], options: RestoreOptions) -> None:
@@ -266,15 +272,18 @@ def _settings(request: Request, options: RestoreOptions) -> Settings:
     )
 
 
-def _rehearse(request: Request, jobs: list[Job], options: RestoreOptions) -> None:
+def _rehearse(request: Request, jobs: list[Job], notes: list[str], options: RestoreOptions) -> None:
     """`--dry-run`: what would be done, on stdout. Loads no torch."""
+    for note in () if options.quiet else notes:
+        print(note, file=sys.stderr)
     failed = False
     for job in jobs:
         record, reason = _rehearsal(job, request, options)
         failed |= record.status == "failed"
         sizes = f"{_by(record.input_size)} -> {_by(record.output_size)}"
         size = f" ({record.model or 'resampled'}, {sizes})" if record.output_size else ""
-        print(record.json() if options.json else f"{job.input} -> {job.output}{size}{reason}", flush=True)
+        target = f" -> {job.output}" if job.output else ""
+        print(record.json() if options.json else f"{job.input}{target}{size}{reason}", flush=True)
     raise typer.Exit(1 if failed else 0)
 
 
@@ -283,7 +292,9 @@ def _rehearsal(job: Job, request: Request, options: RestoreOptions) -> tuple[Rec
     from mambair_cli.images import encode
     from mambair_cli.record import Record
 
-    if job.target is not None and job.target.exists() and not options.force:
+    if job.error:
+        return Record(job.input, None, "failed", job.error), f": fails: {job.error}"
+    if job.target is not None and os.path.exists(job.target) and not options.force:
         return Record(job.input, job.output, "skipped"), ": exists, skipped"
     if job.source is None:  # reading it would take it away from the real run
         return Record(job.input, job.output, "skipped", "dry run"), ""
