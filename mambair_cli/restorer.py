@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mambair_cli import checkpoints, ensemble, scan, tiling, zoo
 from mambair_cli.errors import BadImage, MambairError, UsageError
+from mambair_cli.images import color, decode
 from mambair_cli.tiling import Span, TileSize
 
 log = logging.getLogger("mambair")
@@ -27,6 +28,7 @@ Progress = Callable[[int, int], None]
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BAND = 256  # output rows handed over at a time: what the caller makes of them is small beside a row of tiles
+SLACK = 0.01  # by which float arrays may leave [0, 1]: resampling overshoots
 LARGE = 5_000_000  # values of a network from which its time is spent in matrix products
 
 # Peak memory per input pixel and channel of the widest map, measured on the CPU with 256x256 pixels.
@@ -136,7 +138,10 @@ class Restorer:
     def __call__(self, image: AnyImage) -> AnyImage:
         """Restore a PIL image or an array (H, W), (H, W, 1) or (H, W, 3), uint8, uint16 or float in [0, 1].
 
-        The result is of the same kind. Alpha of a PIL image is enlarged beside it; arrays must come without.
+        The result is of the same kind. Alpha of a PIL image is enlarged beside it; arrays must come without. What a
+        PIL image carries in `info` (ICC profile, EXIF, resolution, text) goes along, as in Pillow's own methods, as
+        far as it is still true. Its pixels are restored as stored: neither turned by EXIF's orientation nor, unless
+        CMYK or LAB, converted by the profile. Raises BadImage for what has another shape, type or range.
         """
         if isinstance(image, Image.Image):
             return self._restore_pil(image)
@@ -277,6 +282,11 @@ class Restorer:
             raise BadImage(
                 f"Pixels of type {image.dtype} have no known range.", "Use uint8, uint16 or float in [0, 1]."
             )
+        if image.dtype.kind == "f" and image.size and not (image.min() >= -SLACK and image.max() <= 1 + SLACK):
+            raise BadImage(
+                f"Float pixels from {image.min():g} to {image.max():g}: the networks know 0 to 1.",
+                "Scale them first; those of 8 bits by 1/255.",
+            )
         peak = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
         pixels = np.atleast_3d(image).astype(np.float32) / np.float32(peak)
         height, width, channels = pixels.shape
@@ -287,17 +297,21 @@ class Restorer:
         return result.reshape(*result.shape[:2], *image.shape[2:])
 
     def _restore_pil(self, image: Image.Image) -> Image.Image:
+        wide = image.mode.startswith("I;16")
         if image.mode in ("I", "F"):
             raise BadImage(f"Pixels of a PIL image of mode {image.mode} have no known range.", "Pass a numpy array.")
-        if image.has_transparency_data:
-            image = image.convert("LA" if image.mode in ("LA", "La") else "RGBA")
-            alpha = image.getchannel("A")
-            result = self._restore_pil(image.convert(image.mode[:-1]))
-            result.putalpha(alpha.resize(result.size, Image.Resampling.BICUBIC))
-            return result
-        if image.mode != "L" and not image.mode.startswith("I;16"):
-            image = image.convert("L" if image.mode == "1" else "RGB")
-        return Image.fromarray(self._restore_array(np.asarray(image)))
+        if wide and image.has_transparency_data:
+            raise BadImage("16-bit grey with a transparent level is not supported.", "Restore grey and alpha apart.")
+        frame = decode.split(np.atleast_3d(np.asarray(image if wide else decode.canonical(image))))
+        colour = frame.pixels if frame.alpha is None else color.bleed(frame.pixels, frame.alpha)
+        result = Image.fromarray(self._restore_array(colour[..., 0] if frame.grey else colour))
+        if frame.alpha is not None:
+            result.putalpha(Image.fromarray(frame.alpha).resize(result.size, Image.Resampling.BICUBIC))
+        gone = {"transparency", "compression"}
+        if image.mode in ("CMYK", "LAB") or frame.grey != (Image.getmodebase(image.mode) == "L"):
+            gone.add("icc_profile")  # of colours that the result has not
+        result.info = {key: value for key, value in image.info.items() if key not in gone}
+        return result
 
     def _say(self, notice: str) -> None:
         if notice not in self._said:

@@ -108,6 +108,14 @@ def test_float_grey_outside_0_to_1_is_refused() -> None:
         images.read(encoded(bright, "TIFF"))
 
 
+def test_a_transparent_level_of_16_bit_grey_is_mentioned() -> None:
+    wide = Image.fromarray(np.full((4, 4), 3000, np.uint16))
+    assert images.read(encoded(wide, "PNG")).warnings == ()
+    assert images.read(encoded(wide, "PNG", transparency=3000)).warnings == (
+        "16-bit grey: the transparent level is dropped",
+    )
+
+
 @pytest.mark.parametrize("value", range(1, 9))
 def test_orientations_are_pillows(value: int) -> None:
     from PIL import ImageOps

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from album import cutout, exif, photo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -425,6 +426,56 @@ def test_pil_alpha_is_enlarged_beside_the_colours() -> None:
     assert np.array_equal(np.asarray(result)[..., 0], np.full((16, 16), 200))
     expected = image.getchannel("A").resize((16, 16), Image.Resampling.BICUBIC)
     assert np.array_equal(np.asarray(result.getchannel("A")), np.asarray(expected))
+
+
+def test_what_hides_under_pil_transparency_does_not_darken_the_edges() -> None:
+    """Colour under alpha 0 is black, as most programs leave it; a network that blurs must not see it."""
+    image = cutout()
+    whole = np.asarray(Restorer(spec(), blur())(photo())).astype(int)
+    result = np.asarray(Restorer(spec(), blur())(image)).astype(int)
+    alpha = np.asarray(image)[..., 3]
+    rim = (alpha > 0) & (alpha < 255)
+    assert (result[..., :3] - whole)[rim].mean() > -10  # about -40 with the black
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA"])
+def test_what_a_pil_image_carries_goes_along(mode: str) -> None:
+    data = {"dpi": (300, 300), "exif": exif().tobytes(), "icc_profile": b"profile", "Title": "Wall"}
+    image = photo().convert(mode)
+    image.info = data | {"compression": "group4"} | ({"transparency": 3} if mode in ("L", "P") else {})
+    result = Restorer(spec(2), Nearest(2))(image)
+    assert result.info == data
+    assert result.getexif()[ExifTags.Base.Make] == "Maker"
+    assert result.mode == {"L": "LA", "P": "RGBA"}.get(mode, mode)
+    assert image.info.keys() > data.keys()  # the original is as it was
+
+
+@pytest.mark.parametrize(
+    ("image", "mode"), [(photo("CMYK"), "RGB"), (photo("L").convert("P"), "L")], ids=["CMYK", "grey palette"]
+)
+def test_a_profile_of_other_channels_is_not_kept(image: Image.Image, mode: str) -> None:
+    image.info = {"icc_profile": b"of others", "dpi": (72, 72)}
+    result = Restorer(spec(), Nearest())(image)
+    assert (result.mode, result.info) == (mode, {"dpi": (72, 72)})
+
+
+@pytest.mark.parametrize("values", [[0.0, 255.0], [-1.0, 1.0], [0.0, np.nan], [0.0, 1.5]])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floats_of_another_range_are_refused(values: list[float], dtype: type) -> None:
+    with pytest.raises(BadImage, match="networks know 0 to 1"):
+        Restorer(spec(), Nearest())(np.array([values], dtype))
+
+
+def test_floats_that_resampling_has_pushed_over_the_edge_are_taken() -> None:
+    result = Restorer(spec(), Nearest())(np.array([[-0.005, 1.005]]))
+    assert result.tolist() == [[0.0, 1.0]]
+
+
+def test_sixteen_bits_are_not_squeezed_for_their_transparency() -> None:
+    image = Image.fromarray(np.full((4, 4), 3000, np.uint16))
+    image.info["transparency"] = 3000
+    with pytest.raises(BadImage, match="transparent level"):
+        Restorer(spec(), Nearest())(image)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

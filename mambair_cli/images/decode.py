@@ -178,6 +178,8 @@ def _notes(file: IO[bytes], image: Image.Image) -> Iterator[str]:
     """What reading this file changes or leaves behind."""
     if image.mode in ("CMYK", "LAB"):
         yield f"{image.mode} is converted to sRGB"
+    if image.mode.startswith("I;16") and image.has_transparency_data:
+        yield "16-bit grey: the transparent level is dropped"
     if image.format == "MPO" and getattr(image, "n_frames", 1) > 1:
         yield "the further pictures inside this JPEG (preview, depth, gain map) are left out"
     if image.format == "AVIF" and _avif_bits(file) > 8:
@@ -203,18 +205,18 @@ def _traits(file: IO[bytes], image: Image.Image) -> dict[str, Any]:
 def _frame(image: Image.Image) -> Frame:
     duration = float(image.info.get("duration", 0) or 0)
     wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    pixels = _wide_grey(np.asarray(image)) if wide else np.asarray(_canonical(image))
-    return _split(metadata.turned(np.atleast_3d(pixels), metadata.orientation(image)), duration)
+    pixels = _wide_grey(np.asarray(image)) if wide else np.asarray(canonical(image))
+    return split(metadata.turned(np.atleast_3d(pixels), metadata.orientation(image)), duration)
 
 
-def _split(pixels: Array, duration: float = 0.0) -> Frame:
+def split(pixels: Array, duration: float = 0.0) -> Frame:
     """(H, W, 1 to 4): the even numbers have transparency."""
     if pixels.shape[2] % 2:
         return Frame(pixels, None, duration)
     return Frame(pixels[..., :-1], pixels[..., -1], duration)
 
 
-def _canonical(image: Image.Image) -> Image.Image:
+def canonical(image: Image.Image) -> Image.Image:
     """Any 8-bit mode as L, LA, RGB or RGBA."""
     if image.mode in ("CMYK", "LAB"):
         return color.to_srgb(image, image.info.get("icc_profile", b""))
@@ -267,7 +269,7 @@ def _read_deep(file: IO[bytes], image: Image.Image | None, max_pixels: int) -> P
     arrays = deep.read(file.read(), form, lambda size, frames: _check_pixels(size, frames, max_pixels))
     kept, problems = (Metadata(), ("its metadata is dropped",)) if image is None else metadata.collect(image)
     turn = 1 if image is None else metadata.orientation(image)
-    frames = tuple(_split(metadata.turned(array, turn)) for array in arrays)
+    frames = tuple(split(metadata.turned(array, turn)) for array in arrays)
     return Picture(frames, form, kept, problems)
 
 
