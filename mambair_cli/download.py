@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from mambair_cli.errors import MambairError, Unavailable
+from mambair_cli.errors import MambairError, Unavailable, UsageError
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -33,6 +33,7 @@ CONNECT_TIMEOUT = 5.0  # seconds
 SLOWEST = 1024  # bytes per second over the time-out: slower is stalled
 CHUNK = 1 << 18
 NOT_A_FILE = "a web page came instead of the file"
+YES, NO = {"1", "true", "t", "yes", "y", "on"}, {"", "0", "false", "f", "no", "n", "off"}  # as --offline's variable
 TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -79,8 +80,11 @@ def download(
 
 
 def is_offline() -> bool:
-    """Whether the environment forbids the network: MAMBAIR_OFFLINE is set, and not to 0, false or no."""
-    return os.environ.get("MAMBAIR_OFFLINE", "").lower() not in ("", "0", "false", "no")
+    """Whether the environment forbids the network. Raises UsageError where MAMBAIR_OFFLINE is neither yes nor no."""
+    word = os.environ.get("MAMBAIR_OFFLINE", "").strip().lower()
+    if word not in YES | NO:
+        raise UsageError(f"MAMBAIR_OFFLINE={word} is neither yes nor no.", "Set it to 1 or 0.")
+    return word in YES
 
 
 def sha256_of(file: Path) -> str:

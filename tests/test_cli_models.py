@@ -15,6 +15,7 @@ from server import Server
 from typer.testing import CliRunner, Result
 
 from mambair_cli import archs, zoo
+from mambair_cli.cli import models
 from mambair_cli.cli.app import app
 from mambair_cli.errors import Unavailable, UsageError
 
@@ -123,7 +124,11 @@ def test_download_path_verify_rm(server: Server, cache: Path, shared: Path) -> N
     done("rm", "light")
     assert not file.exists()
     assert [line.split("\t")[:2] for line in done("verify").splitlines()] == [["ok", "tiny-x4"]]  # the bundled one
-    assert isinstance(mambair("verify", "light").exception, Unavailable)
+
+    result = mambair("verify", "light", "tiny", "tiny-x4", "base")
+    assert [line.split("\t")[:2] for line in result.stdout.splitlines()] == [["ok", "tiny-x4"]]
+    assert isinstance(result.exception, Unavailable)
+    assert "mambair models download mambairv2-light-x4-ntire mambairv2-base-x4" in result.exception.hint
 
 
 def test_download_goes_on_after_a_failure(server: Server, cache: Path) -> None:
@@ -227,3 +232,12 @@ def test_completion_knows_the_models() -> None:
     typed = "mambair models info mambairv2-la"
     result = command(_MAMBAIR_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD="3")
     assert result.stdout.split() == [f"mambairv2-large-x{scale}" for scale in (2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    "name", [[], *([command.name or command.callback.__name__] for command in models.app.registered_commands)]
+)
+def test_help_begins_with_examples(name: list[str]) -> None:
+    lines = [line.strip() for line in done(*name, "--help").splitlines()]
+    first = next(line for line in lines[lines.index("Examples") + 1 :] if line)
+    assert " ".join(["mambair models", *name]) in first

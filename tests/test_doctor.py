@@ -96,3 +96,9 @@ def test_passwords_in_proxies_stay_secret(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HTTPS_PROXY", "http://user:hunter2@proxy")
     assert report()["environment"]["HTTPS_PROXY"] == "(set)"
     assert "hunter2" not in text()
+
+
+def test_help_begins_with_examples() -> None:
+    told = CliRunner().invoke(app, ["--help"]).stdout
+    assert "Examples" in told
+    assert "mambair doctor --json" in told

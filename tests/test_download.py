@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import typer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from server import (
@@ -30,10 +31,12 @@ from server import (
     unsized,
     whole,
 )
+from typer.testing import CliRunner
 
 from mambair_cli import download as module
+from mambair_cli.cli.options import Offline
 from mambair_cli.download import download, sha256_of
-from mambair_cli.errors import BadCheckpoint, Unavailable
+from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable
 
 BODY = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -293,6 +296,29 @@ def test_offline_says_what_to_put_where(server: Server, tmp_path: Path, monkeypa
         download([url], target, offline=True)
     assert not server.requests
     assert download([url], target).read_bytes() == BODY
+
+
+@pytest.mark.parametrize(("word", "code"), [("1", 3), ("On", 3), ("banana", 2), ("off", 0), ("", 0)])
+def test_one_rule_reads_the_variable(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, code: int
+) -> None:
+    monkeypatch.setenv("MAMBAIR_OFFLINE", word)
+    if code:
+        with pytest.raises(MambairError) as error:
+            download([server.put("/w", BODY)], tmp_path / "w")
+        assert error.value.exit_code == code
+    else:
+        download([server.put("/w", BODY)], tmp_path / "w")
+
+    option = typer.Typer()
+    option.command()(cli)
+    result = CliRunner().invoke(option)
+    assert (result.exit_code, result.stdout) == (2, "") if code == 2 else (0, f"{code == 3}\n")
+
+
+def cli(offline: Offline = False) -> None:
+    """What every command makes of the same variable."""
+    print(offline)
 
 
 def test_a_wrong_file_in_place_is_reported_not_replaced(server: Server, tmp_path: Path) -> None:

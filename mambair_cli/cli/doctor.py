@@ -25,6 +25,12 @@ SECRETS = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")  # may hold
 def doctor(json: Json = False) -> None:
     """Say what this machine has, what will be used, and why the rest will not.
 
+    [bold]Examples[/]
+
+    \b
+    mambair doctor                              for reading
+    mambair doctor --json | jq .scan.chosen     for programs
+
     Worth adding to a report of something that went wrong.
     """
     report = survey()

@@ -14,12 +14,20 @@ from mambair_cli.cli.options import Json, Offline, Quiet
 from mambair_cli.errors import Unavailable, UsageError
 from mambair_cli.zoo import ModelSpec
 
-app = typer.Typer(no_args_is_help=True, help="List, inspect, download and verify the models.")
+HELP = """List, inspect, download and verify the models.
+
+[bold]Examples[/]
+
+\b
+mambair models list                         all there are
+mambair models info light                   what one is good for, and what not
+mambair models download light base          fetch, verify, keep
+"""
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=HELP)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model or an alias.", autocompletion=zoo.complete)]
-Names = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="Models or aliases.", autocompletion=zoo.complete)
-]
+Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Models or aliases.", autocompletion=zoo.complete)]
 
 
 @app.command("list")
@@ -28,6 +36,12 @@ def list_models(
     json: Json = False,
 ) -> None:
     """All models with size, score and licence, and whether they are on this machine.
+
+    [bold]Examples[/]
+
+    \b
+    mambair models list --task denoise          only models for one task
+    mambair models list --json | jq -r '.models[].name'
 
     The score is a published PSNR in dB; `mambair models info NAME` has the others, and how they were measured.
     """
@@ -59,7 +73,14 @@ def info(
     bibtex: Annotated[bool, typer.Option("--bibtex", help="Only the citation, as BibTeX.")] = False,
     json: Json = False,
 ) -> None:
-    """The card of a model: trained on what, good for what, scores with their protocol, licence."""
+    """The card of a model: trained on what, good for what, scores with their protocol, licence.
+
+    [bold]Examples[/]
+
+    \b
+    mambair models info light                   by alias or name
+    mambair models info light --bibtex          how to cite it
+    """
     spec = zoo.find(name)
     if bibtex:
         print(zoo.bibtex(spec).strip())
@@ -71,7 +92,13 @@ def info(
 
 @app.command()
 def path(name: Name) -> None:
-    """Print where a model's file is."""
+    """Print where a model's file is.
+
+    [bold]Examples[/]
+
+    \b
+    cp "$(mambair models path light)" backup/
+    """
     spec = zoo.find(name)
     file = checkpoints.path(spec)
     if file is None:
@@ -84,7 +111,14 @@ def path(name: Name) -> None:
 
 @app.command()
 def download(names: Names, offline: Offline = False, quiet: Quiet = False) -> None:
-    """Fetch models into the cache, verify them, and print where they are."""
+    """Fetch models into the cache, verify them, and print where they are.
+
+    [bold]Examples[/]
+
+    \b
+    mambair models download light base          one or several
+    mambair models download light --offline     only look
+    """
     failures = []
     for spec in dict.fromkeys(zoo.find(name) for name in names):
         try:
@@ -99,31 +133,44 @@ def download(names: Names, offline: Offline = False, quiet: Quiet = False) -> No
 
 @app.command()
 def verify(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="All that are here if none.", autocompletion=zoo.complete)
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME", help="Models or aliases; all that are here if none.", autocompletion=zoo.complete
+        ),
     ] = None,
 ) -> None:
-    """Compare the files on this machine with their published or recorded hashes; status 3 if one differs."""
+    """Compare the files on this machine with their published or recorded hashes; status 3 if one differs.
+
+    [bold]Examples[/]
+
+    \b
+    mambair models verify                       all that are here
+    mambair models verify light base            these, which must be here
+    """
     from mambair_cli.download import sha256_of
 
-    specs = [zoo.find(name)] if name else [spec for spec in zoo.zoo().values() if checkpoints.path(spec)]
-    wrong = []
-    for spec in specs:
+    specs = [zoo.find(name) for name in names or ()] or [s for s in zoo.zoo().values() if checkpoints.path(s)]
+    wrong, missing = [], []
+    for spec in dict.fromkeys(specs):
         file = checkpoints.path(spec)
         if file is None:
-            raise Unavailable(
-                f"{spec.name} is not on this machine.", f"Fetch it: mambair models download {spec.name}"
-            )
+            missing.append(spec.name)
+            continue
         digest, known = sha256_of(file), checkpoints.known_hash(spec)
         verdict = "unknown" if known is None else "ok" if digest == known else "WRONG"
         print(f"{verdict}\t{spec.name}\t{digest}")
         if verdict == "WRONG":
             wrong.append(spec.name)
+    failures = []
     if wrong:
-        raise Unavailable(
-            f"Not the files they should be: {', '.join(wrong)}.",
-            f"Remove them, and they are fetched again: mambair models rm {' '.join(wrong)}",
-        )
+        failures.append(f"Not the files they should be: {', '.join(wrong)}.")
+        failures.append(f"Remove them, and they are fetched again: mambair models rm {' '.join(wrong)}")
+    if missing:
+        failures.append(f"Not on this machine: {', '.join(missing)}.")
+        failures.append(f"Fetch them: mambair models download {' '.join(missing)}")
+    if failures:
+        raise Unavailable(failures[0], "\n".join(failures[1:]))
 
 
 @app.command("import")
@@ -134,7 +181,14 @@ def import_file(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Copy a checkpoint fetched by hand into the cache; which model it is shows in its keys, shapes and name."""
+    """Copy a checkpoint fetched by hand into the cache; which model it is shows in its keys, shapes and name.
+
+    [bold]Examples[/]
+
+    \b
+    mambair models import ~/Downloads/net_g_280000.pth
+    mambair models import net_g_latest.pth --as vmambair-derain
+    """
     fits = [zoo.find(name)] if name else checkpoints.identify(file)
     spec = fits[0] if len(fits) == 1 else _ask(file, fits)
     if not quiet:
@@ -144,7 +198,13 @@ def import_file(
 
 @app.command()
 def rm(names: Names, quiet: Quiet = False) -> None:
-    """Remove models from the cache, and forget the hashes recorded for them."""
+    """Remove models from the cache, and forget the hashes recorded for them.
+
+    [bold]Examples[/]
+
+    \b
+    mambair models rm light base                one or several
+    """
     for spec in dict.fromkeys(zoo.find(name) for name in names):
         done = checkpoints.forget(spec)
         if not quiet:
