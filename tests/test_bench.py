@@ -158,6 +158,62 @@ def test_levels_and_channels_follow_the_model(pictures: Path, tmp_path: Path, be
     assert jpeg["mean"] == pytest.approx(jpeg["baseline"], abs=0.01)
 
 
+def test_times_are_of_this_environment(
+    pictures: Path, tmp_path: Path, bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("-d", pictures, "--weights", nearest(tmp_path / "net.pth"), "--report", tmp_path / "a.html")
+    first = json.loads(bench(*arguments, "--json").out)
+    assert all(image["seconds"] > 0 for image in first["images"])
+    assert json.loads(bench(*arguments, "--json").out) == first
+
+    monkeypatch.setattr("platform.platform", lambda: "another machine")
+    kinds = ("--report", tmp_path / "a.md", "--report", tmp_path / "a.csv")
+    other = json.loads(bench(*arguments, "--json", *kinds).out)
+    assert other["environment"]["platform"] == "another machine"
+    assert other["seconds"] is None
+    assert {image["seconds"] for image in other["images"]} == {None}
+    assert other["mean"] == first["mean"]
+    assert [row["seconds"] for row in csv.DictReader((tmp_path / "a.csv").open())] == ["", "", ""]
+    assert "timed elsewhere" in bench(*arguments).out.decode()
+
+    (pictures / "part0.png").touch()
+    mixed = json.loads(bench(*arguments, "--json").out)
+    assert mixed["seconds"] == mixed["images"][0]["seconds"] > 0
+    assert mixed["images"][1]["seconds"] is None
+
+
+def test_a_file_of_weights_answers_for_itself(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+    net = nearest(tmp_path / "net.pth")
+    for option, value in (("-s", 4), ("--task", "denoise")):
+        outcome = bench("-d", pictures, "--weights", net, option, value)
+        assert (outcome.status, outcome.out) == (2, b"")
+        assert f"{value} is not for net, a model for upscale x2." in outcome.err
+    outcome = bench("-d", pictures, "--weights", net, "-s", 2, "--limit", 1)
+    assert outcome.status == 0
+    assert b"made on the fly" in outcome.out
+    assert b"ublished" not in outcome.out
+
+
+def test_transparency_is_not_dropped_in_silence(
+    pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]
+) -> None:
+    for name, level in (("part1", 255), ("part2", 254)):
+        with Image.open(pictures / f"{name}.png") as picture:
+            picture.putalpha(level)
+            picture.save(pictures / f"{name}.png")
+    outcome = bench("-d", pictures, "--weights", nearest(tmp_path / "net.pth"), "--json")
+    assert outcome.status == 1
+    errors = [image["error"] for image in json.loads(outcome.out)["images"]]
+    assert errors[:2] == [None, None]
+    assert "part2.png is transparent" in errors[2]
+
+
+def test_noise_is_rounded_as_denoise_does(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+    arguments = ("-d", pictures, "--weights", identity(tmp_path / "a.pth"), "--limit", 1, "--json", "--sigma")
+    assert json.loads(bench(*arguments, "25.7").out)["degradation"] == "noise 26"
+    assert bench(*arguments, "auto").status == bench(*arguments, "256").status == 2
+
+
 def test_options_that_make_no_sense(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
     net = nearest(tmp_path / "net.pth")
     for wrong in (
@@ -168,6 +224,8 @@ def test_options_that_make_no_sense(pictures: Path, tmp_path: Path, bench: Calla
         ["-d", pictures, "--weights", net, "-m", "light", "-m", "base"],
         ["-d", pictures, "--sigma", "loud"],
         ["-d", pictures, "--weights", net, "--report", "a.pdf"],
+        ["-d", pictures, "--weights", net, "--size", "8x8"],
+        ["-d", pictures, "--weights", net, "--backward"],
     ):
         outcome = bench(*wrong)
         assert outcome.status == 2, (wrong, outcome)
@@ -202,6 +260,47 @@ def test_reports_agree(reports: Path) -> None:
     assert record["environment"]["sha256"] in text
     saved = sorted(path.name for path in (reports / "saved" / "pictures-x2" / "net").iterdir())
     assert saved == ["part0.png", "part1.png", "part2.png"]
+
+
+def test_reports_replace_reports_only(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+    arguments = ("-d", pictures, "--weights", nearest(tmp_path / "net.pth"), "--limit", 1)
+    for kind in ("html", "md", "csv", "json"):
+        file = tmp_path / f"mine.{kind}"
+        file.write_text("my own\n# mambair bench\n")
+        outcome = bench(*arguments, "--report", file)
+        assert (outcome.status, outcome.out, file.read_text()[:6]) == (2, b"", "my own")
+        assert "--force" in outcome.err
+        assert bench(*arguments, "--report", file, "--force").status == 0
+        report = file.read_bytes()
+        assert b"my own" not in report
+        assert bench(*arguments, "--report", file).status == 0
+        assert file.read_bytes() == report
+
+
+def test_what_cannot_be_written_is_found_first(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
+    arguments = ("-d", pictures, "--weights", nearest(tmp_path / "net.pth"))
+    blocked = tmp_path / "file" / "results"
+    blocked.parent.write_text("")
+    (tmp_path / "folder.md").mkdir()
+    for option, place, status in (
+        ("--report", blocked / "a.html", 1),
+        ("--save", blocked, 1),
+        ("--report", tmp_path / "folder.md", 2),
+    ):
+        outcome = bench(*arguments, option, place)
+        assert (outcome.status, outcome.out) == (status, b"")
+        assert str(place.parent) in outcome.err
+        assert "part0" not in outcome.err, "nothing was measured"
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    pictures: Path, tmp_path: Path, bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "file" / "cache"))
+    outcome = bench("-d", pictures, "--weights", nearest(tmp_path / "net.pth"))
+    assert outcome.status == 1
+    assert f"cannot write {tmp_path / 'file' / 'cache'}" in outcome.err
 
 
 def test_perceptual_metrics_are_an_extra(

@@ -65,6 +65,21 @@ def test_usual_layouts(tmp_path: Path, clean: str, degraded: str, degradation: D
     assert (item.truth, item.degraded, item.problem) == (tmp_path / clean, tmp_path / degraded, "")
 
 
+@pytest.mark.parametrize("way", ["{}x2.png", "{}.png", "{}_LR.png", "{}-x2_LR.png"])
+def test_a_name_that_looks_degraded_gets_no_other_pictures_half(tmp_path: Path, way: str) -> None:
+    """All four pictures have the same size, so that nothing but their names tells them apart."""
+    names = ["photo", "photo-x2", "photox2", "sky"]
+    for name in names:
+        put(tmp_path / "HR" / f"{name}.png")
+        put(tmp_path / "LRx2" / way.format(name))
+    assert [item.degraded.name for item in scan(tmp_path, X2) if item.degraded] == [way.format(n) for n in names]
+    for missing in ("photo", "photo-x2", "photox2"):
+        (tmp_path / "LRx2" / way.format(missing)).unlink()
+        items = {item.name: item for item in scan(tmp_path, X2)}
+        assert items[missing].degraded is None
+        assert items["sky"].degraded.name == way.format("sky")
+
+
 def test_order_is_natural_and_names_are_unique(tmp_path: Path) -> None:
     for name in ("10.png", "9.png", "9.bmp", "a.png"):
         put(tmp_path / name)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pytest
 import torch
 from typer.testing import CliRunner
 
-from mambair_cli import archs
+from mambair_cli import archs, zoo
 from mambair_cli.bench import speed
 from mambair_cli.cli.app import app
+from mambair_cli.errors import UsageError
 
 KWARGS = dict(embed_dim=32, depths=[1], d_state=8, mlp_ratio=1.0, upscale=2, upsampler="pixelshuffledirect")
 
@@ -57,6 +60,36 @@ def test_speed_reports() -> None:
     )
     assert "time/floor" in table.stdout
     assert torch.get_num_threads() == threads
+
+
+def test_the_default_model_is_that_of_upscale() -> None:
+    result = CliRunner().invoke(app, ["bench", "--speed", "--size", "8x8", "--json"])
+    assert [row["model"] for row in json.loads(result.stdout)["rows"]] == [zoo.resolve("upscale").name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--speed", "--size", "0x0"], "--size 0x0"),
+        (["--speed", "--size", "8"], "--size 8"),
+        (["--speed", "-s", "2"], "--scale"),
+        (["--speed", "-d", "Set5"], "--dataset"),
+        (["--speed", "--report", "a.html"], "--report"),
+        (["--scan", "--report", "a.html"], "--report"),
+        (["--scan", "-m", "light"], "--model"),
+        (["--scan", "--speed"], "--speed"),
+    ],
+)
+def test_options_in_vain_are_refused(arguments: list[str], named: str) -> None:
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert isinstance(result.exception, UsageError)
+    assert named in result.exception.message
+
+
+def test_the_environment_is_no_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MAMBAIR_DATA", str(tmp_path))
+    monkeypatch.setenv("MAMBAIR_OFFLINE", "1")
+    assert CliRunner().invoke(app, ["bench", "--speed", "--size", "8x8"]).exit_code == 0
 
 
 def test_scan_reports(monkeypatch) -> None:

@@ -221,26 +221,25 @@ def scan(folder: Path, degradation: Degradation) -> list[Item]:
                 f"Looked for {_listing(degradation.patterns)}.",
             )
         return [Item(name, path) for name, path in zip(_names(truths), truths, strict=True)]
-    by_stem = {path.stem: path for path in inputs}
-    by_core = {_core(path.stem): path for path in inputs}
-    items = []
-    for name, truth in zip(_names(truths), truths, strict=True):
-        stem = truth.stem
-        match = by_stem.get(f"{stem}x{degradation.scale}") or by_stem.get(stem) or by_core.get(_core(stem))
-        where = inputs[0].parent
-        problem = "" if match else f"no degraded picture for it in {where}"
-        items.append(Item(name, truth, match, problem))
-    return items
+    paired, problem = _paired(truths, inputs, degradation.scale), f"no degraded picture for it in {inputs[0].parent}"
+    return [
+        Item(name, truth, paired[truth], "" if paired[truth] else problem)
+        for name, truth in zip(_names(truths), truths, strict=True)
+    ]
 
 
 def read(path: Path, grey: bool) -> NDArray[np.uint8]:
     """A picture as `uint8` (H, W, 3), or (H, W) if `grey`: luma of BT.601 studio swing, rounded, as in the papers.
 
-    Grey pictures become colour ones with equal channels. Raises BadImage for what cannot be read or has more depth.
+    Grey pictures become colour ones with equal channels. Raises BadImage for what cannot be read, has more depth or
+    is transparent.
     """
-    pixels = images.read(path).frames[0].pixels
+    frame = images.read(path).frames[0]
+    pixels = frame.pixels
     if pixels.dtype != np.uint8:
         raise BadImage(f"{path.name} has more than 8 bits a channel.", "The published protocols are for 8 bits.")
+    if frame.alpha is not None and (frame.alpha < 255).any():
+        raise BadImage(f"{path.name} is transparent in parts, and the protocols measure colours only.")
     if grey:
         return pixels[..., 0] if pixels.shape[2] == 1 else metrics.to_uint8(metrics.luma(pixels) / 255.0)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
@@ -280,13 +279,14 @@ def _fetch(
         )
     folder = checkpoints.cache_dir() / "datasets" / name
     role = f"LRx{degradation.scale}" if degradation.task == "upscale" and not degradation.quality else "LQ"
-    inputs = {_core(file.place.stem): folder / file.place for file in pinned if file.role == role}
+    inputs = [folder / file.place for file in pinned if file.role == role]
     if not inputs and not degradation.made:
         raise Unavailable(
             f"{name} has no pictures degraded by {degradation}.", "Choose another set, or another task."
         )
     truths = [folder / file.place for file in pinned if file.role == "HR"]
-    items = select(Item(path.stem, path, inputs.get(_core(path.stem))) for path in truths)
+    paired = _paired(truths, inputs, degradation.scale)
+    items = select(Item(path.stem, path, paired[path]) for path in truths)
     wanted = {path for item in items for path in (item.truth, item.degraded) if path}
     missing = [file for file in pinned if folder / file.place in wanted and not (folder / file.place).exists()]
 
@@ -339,11 +339,24 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return [path.stem if count[path.stem] == 1 else path.name for path in paths]
 
 
+def _paired(truths: Sequence[Path], inputs: Sequence[Path], scale: int) -> dict[Path, Path | None]:
+    """Each clean picture with its degraded one. A set names all of them in one way: that which pairs the most."""
+    stems = {path.stem: path for path in inputs}
+    cores = {_core(stem): path for stem, path in stems.items()}
+    unscaled = {re.sub(r"(?<=.)[_-]?x[2348]m?$", "", core): path for core, path in cores.items()}
+    ways = (
+        {truth: stems.get(f"{truth.stem}x{scale}") for truth in truths},
+        {truth: stems.get(truth.stem) for truth in truths},
+        {truth: cores.get(_core(truth.stem)) for truth in truths},
+        {truth: unscaled.get(_core(truth.stem)) for truth in truths},
+    )
+    return max(ways, key=lambda way: len({*way.values()} - {None}))
+
+
 def _core(stem: str) -> str:
-    """A picture's own name, without what marks it as clean or degraded: babyx4, img_001_SRF_4_LR, norain-001."""
+    """A picture's own name, without what marks it as clean or degraded: img_001_SRF_4_LR, norain-001."""
     stem = re.sub(r"(_SRF_\d)?_(HR|LR|GT|LQ)$", "", stem)
-    stem = re.sub(r"^(no)?rain-(?=\d)", "", stem)
-    return re.sub(r"[_-]?x[2348]m?$", "", stem) or stem
+    return re.sub(r"^(no)?rain-(?=\d)", "", stem)
 
 
 def _plain(name: str) -> str:

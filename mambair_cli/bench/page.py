@@ -55,7 +55,7 @@ def _summary(results: Sequence[Result]) -> str:
                 escape(r.model), escape(r.dataset.name), escape(str(r.degradation)), *cells(mean),
                 " / ".join(filter(None, cells(published))), _delta(delta, -0.05),
                 " / ".join(filter(None, cells(baseline))), _delta(gain, 0.0),
-                f"{r.seconds:.2f}", f"{len(r.measured)}/{r.dataset.size}", *extra_means(r),
+                timing(r.seconds), f"{len(r.measured)}/{r.dataset.size}", *extra_means(r),
             ]
         )  # fmt: skip
     return _table(heads, rows)
@@ -77,7 +77,7 @@ def _images(result: Result) -> str:
     heads = ["Picture", "PSNR", "SSIM", "PSNR before", "SSIM before", "Gain", "Seconds", "Size"]
     heads += extra_heads(result)
     rows = [
-        [escape(i.name), *cells(i.score), *cells(i.baseline), signed(i.gain), f"{i.seconds:.2f}",
+        [escape(i.name), *cells(i.score), *cells(i.baseline), signed(i.gain), timing(i.seconds),
          f"{i.width}x{i.height}", *extra_cells(result, i.score)]
         for i in result.measured
     ]  # fmt: skip
@@ -145,6 +145,11 @@ def extra_means(result: Result) -> list[str]:
 def signed(value: float) -> str:
     """Two digits with a sign, none of them a negative zero."""
     return f"{round(value, 2) + 0.0:+.2f}"
+
+
+def timing(seconds: float | None) -> str:
+    """Two digits; empty where the time is not of this environment."""
+    return "" if seconds is None else f"{seconds:.2f}"
 
 
 def _delta(value: float | None, least: float) -> str:

@@ -37,6 +37,12 @@ def choose(wish: Wish, models: Sequence[str], weights: Path | None, datasets: Se
     else:
         specs = [_resolve(wish, name, datasets) for name in models] or [_resolve(wish, None, datasets)]
     for spec in specs:
+        for option, wanted, has in (("--task", wish.task, spec.task), ("--scale", wish.scale, spec.scale)):
+            if wanted not in (None, has):
+                raise UsageError(
+                    f"{option} {wanted} is not for {spec.name}, a model for {spec.task} {spec.level}".rstrip() + ".",
+                    "With -m NAME the file is measured as weights of that model." if weights else "",
+                )
         for option, value, task in (("--sigma", wish.sigma, "denoise"), ("--quality", wish.quality, "decompress")):
             if value is not None and spec.task != task and not (option == "--quality" and spec.compressed):
                 raise UsageError(f"{option} is not for {spec.name}, a model for {spec.task}.")

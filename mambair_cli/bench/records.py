@@ -47,8 +47,9 @@ class Measured:
     height: int = 0
     score: Score | None = None
     baseline: Score | None = None
-    seconds: float = 0.0
+    seconds: float | None = None  # None: timed elsewhere
     error: str = ""
+    timed: str = ""  # where the seconds were taken
     stamp: str = ""  # of the files it was measured on
     picture: str = ""  # where the restored one is kept
 
@@ -108,9 +109,10 @@ class Result:
         return Score.mean([image.baseline for image in self.images if image.baseline])
 
     @property
-    def seconds(self) -> float:
-        """Per picture, on average."""
-        return fmean(image.seconds for image in self.measured) if self.measured else 0.0
+    def seconds(self) -> float | None:
+        """Per picture, on average over those timed in this environment; None of none."""
+        times = [image.seconds for image in self.measured if image.seconds is not None]
+        return fmean(times) if times else None
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -136,7 +138,7 @@ class Result:
             "input": self.degradation.describe(self.dataset.read),
             "tile": self.environment["tile"],
             "ensemble": self.environment["ensemble"],
-            "published": own.note,
+            "published": own.note if self.spec.published else None,
         }
 
 
@@ -163,7 +165,7 @@ class Journal:
         return known
 
     def append(self, image: Measured) -> None:
-        """Add a picture; the line is on the disk's side before this returns."""
+        """Add a picture; the line is on the disk's side before this returns. Raises OSError where it cannot be."""
         if not self.file.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "run.json").write_text(self.identity + "\n", encoding="utf-8")

@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import math
+import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,26 +17,59 @@ from rich.table import Table
 from rich.text import Text
 
 from mambair_cli import files
-from mambair_cli.bench.page import cells, extra_cells, extra_heads, extra_means, html, signed
+from mambair_cli.bench.page import cells, extra_cells, extra_heads, extra_means, html, signed, timing
 from mambair_cli.bench.records import Result, Score
-from mambair_cli.errors import UsageError
+from mambair_cli.errors import MambairError, UsageError
 
-SUFFIXES = (".html", ".md", ".csv", ".json")
 COLUMNS = (
     *("dataset", "degradation", "model", "image", "width", "height"),
     *("psnr", "ssim", "lpips", "dists", "niqe"),
     *("baseline_psnr", "baseline_ssim", "baseline_lpips", "baseline_dists", "baseline_niqe"),
     *("seconds", "error"),
 )
+STARTS = {  # how a report of ours begins, of whichever version
+    ".html": r"<!DOCTYPE html>.{,400}<title>mambair bench: ",
+    ".md": r"# mambair bench\n",
+    ".csv": r"dataset,degradation,model,image,",
+    ".json": r'\{"schema": 1, "dataset": ',
+}
 HEADS = ("set", "input", "model", "PSNR", "SSIM", "published", "do nothing", "s/image", "images")
 CLOSE = 0.05  # dB that rounding, other hardware and random routing may cost against a published score
 
 
-def check(targets: Iterable[Path]) -> None:
-    """Raise UsageError for a report of a kind we do not write."""
+def check(targets: Iterable[Path], force: bool = False) -> None:
+    """Find out before anything is measured what reports would fail of in the end; makes their folders.
+
+    Raises UsageError for a report of a kind we do not write or, unless `force`, in the place of a file that is not an
+    earlier report of its kind, MambairError for a folder that cannot be written to.
+    """
     for target in targets:
-        if target.suffix.lower() not in SUFFIXES:
-            raise UsageError(f"A report is one of {', '.join(SUFFIXES)}, not {target.name!r}.")
+        if target.suffix.lower() not in STARTS:
+            raise UsageError(f"A report is one of {', '.join(STARTS)}, not {target.name!r}.")
+        check_folder(target.parent)
+        if target.is_dir() or (target.exists() and not force and not _ours(target)):
+            raise UsageError(
+                f"{target} is there, and is no report of mambair bench.",
+                "Choose another name." if target.is_dir() else "Choose another name, or replace it with --force.",
+            )
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder and try whether files can be made in it. Raises MambairError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise MambairError(f"cannot write into {folder}: {error.strerror or error}") from error
+
+
+def _ours(target: Path) -> bool:
+    try:
+        with target.open(encoding="utf-8", errors="replace") as stream:
+            return bool(re.match(STARTS[target.suffix.lower()], stream.read(1000), re.DOTALL))
+    except OSError:
+        return False
 
 
 def write(results: Sequence[Result], target: Path) -> None:
@@ -117,7 +152,7 @@ def markdown(results: Sequence[Result]) -> str:
                 *cells(i.score),
                 *cells(i.baseline),
                 signed(i.gain),
-                f"{i.seconds:.2f}",
+                timing(i.seconds),
                 *extra_cells(result, i.score),
             ]
             if i.score
@@ -158,9 +193,10 @@ def describe(result: Result) -> str:
     channel = {"y": "Y of BT.601 studio swing", "rgb": "RGB", "gray": "grey"}[p["channel"]]
     tile = {"off": "whole pictures", "paper": "tiled as published"}.get(p["tile"], f"tiles: {p['tile']}")
     extra = "".join(f"; {text}" for text in (p["perceptual"], p["niqe"] and f"NIQE: {p['niqe']}") if text)
+    published = f" Published figures: {p['published']}." if p["published"] else ""
     return (
         f"{channel}, {p['crop']} pixels cropped, {p['rounding']}; SSIM: {p['ssim']}{extra}; {tile}"
-        f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}. Published figures: {p['published']}."
+        f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}.{published}"
     )
 
 
@@ -180,7 +216,8 @@ def _cell(result: Result) -> Text:
     gain = result.mean.psnr - result.baseline.psnr
     cell.append(f"\n{result.degradation.baseline} {_pair(result.baseline)} ", "not bold")
     cell.append(signed(gain), "not bold green" if gain > 0 else "not bold red")
-    cell.append(f"\n{result.seconds:.2f} s/image{_share(result)}", "not bold dim")
+    seconds = f"{timing(result.seconds)} s/image" if result.seconds is not None else "timed elsewhere"
+    cell.append(f"\n{seconds}{_share(result)}", "not bold dim")
     return cell
 
 
@@ -203,7 +240,7 @@ def _means(result: Result) -> list[str]:
         *cells(result.mean),
         _pair(result.published),
         _pair(result.baseline),
-        f"{result.seconds:.2f}",
+        timing(result.seconds),
         f"{len(result.measured)}/{result.dataset.size}",
         *extra_means(result),
     ]

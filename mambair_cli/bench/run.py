@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,72 +63,34 @@ def measure(
 ) -> Result:
     """Restore and measure every picture of the set; one that fails is reported and does not count.
 
-    Scores go to a journal in the cache as they come; the same call again takes them from there, unless `fresh`.
-    Restored pictures go to `save`, or with `keep` beside the journal. The next picture is read and degraded, and
-    the last one scored, while the network is at work. `perceptual` adds LPIPS, DISTS and NIQE,
-    `blind` NIQE alone.
+    Scores go to a journal in the cache as they come; the same call again takes them from there, unless `fresh`, and
+    the times with them where they were taken in the same environment. Restored pictures go to `save`, or with `keep`
+    beside the journal. `perceptual` adds LPIPS, DISTS and NIQE, `blind` NIQE alone. Raises MambairError where
+    journal or pictures cannot be written.
     """
-    blind = blind or perceptual
-    protocol, environment = restorer.spec.protocol, describe(restorer) | {"perceptual": perceptual, "niqe": blind}
-    distances = Perceptual() if perceptual else None
-
-    def extra(picture: NDArray[Any], truth: NDArray[Any]) -> dict[str, float | None]:
-        values: dict[str, float | None] = {"niqe": niqe(picture, crop=protocol.crop) if blind else None}
-        return values | (distances(picture, truth) if distances else {})
-
+    extras = {"perceptual": perceptual, "niqe": blind or perceptual}
+    environment = describe(restorer) | extras
     identity = {key: value for key, value in environment.items() if key not in TIMES_ONLY}
-    identity |= {"dataset": dataset.name, "degradation": str(degradation), "protocol": asdict(protocol)}
+    identity |= {"dataset": dataset.name, "degradation": str(degradation)}
+    identity |= {"protocol": asdict(restorer.spec.protocol)}
     journal = Journal(checkpoints.cache_dir(), identity)
+    run = _Run(
+        restorer,
+        degradation,
+        journal,
+        pictures=save or (journal.folder if keep else None),
+        timed=", ".join(str(environment[key]) for key in TIMES_ONLY),
+        distances=Perceptual() if perceptual else None,
+        blind=extras["niqe"],
+    )
     if fresh:
         journal.clear()
-    pictures = save or (journal.folder if keep else None)
-
-    def place(item: Item) -> str:
-        return str(pictures / f"{item.name}.png") if pictures else ""
-
-    known = journal.read()
-    images = {
-        item.name: known[item.name]
-        for item in dataset.items
-        if item.name in known
-        and known[item.name].stamp == _stamp(item)
-        and (not pictures or (known[item.name].picture == place(item) and Path(place(item)).exists()))
-    }
+    images = run.known(dataset.items)
     watcher.start(len(dataset.items), len(images))
-
-    def finish(item: Item, pair: Pair, restored: NDArray[np.float32], seconds: float) -> Measured:
-        try:
-            image = _score(item, pair, restored, protocol, seconds, extra)
-        except ValueError as error:
-            return Measured(item.name, error=str(error))
-        if pictures:
-            pictures.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(metrics.to_uint8(restored)).save(place(item))
-            image = replace(image, picture=place(item))
-        journal.append(image)
-        return image
-
-    def settle(pending: deque[Future[Measured]], most: int) -> None:
-        while len(pending) > most:
-            image = pending.popleft().result()
+    with closing(run.measured([item for item in dataset.items if item.name not in images])) as measured:
+        for image in measured:
             images[image.name] = image
             watcher.step(image)
-
-    todo = [item for item in dataset.items if item.name not in images]
-    pending: deque[Future[Measured]] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scorer:
-        for item, prepared in _ahead(reader, todo, lambda item: prepare(item, degradation, protocol)):
-            try:
-                pair = prepared.result()
-                started = time.perf_counter()
-                restored = restore(restorer, pair.lq)
-                seconds = time.perf_counter() - started
-            except MambairError as error:
-                pending.append(scorer.submit(Measured, item.name, error=error.message))
-            else:
-                pending.append(scorer.submit(finish, item, pair, restored, seconds))
-            settle(pending, most=1)
-        settle(pending, most=0)
     return Result(
         dataset=dataset,
         spec=restorer.spec,
@@ -135,8 +98,97 @@ def measure(
         images=tuple(images[item.name] for item in dataset.items),
         environment=environment,
         published=published(restorer, dataset, degradation),
-        pictures=pictures,
+        pictures=run.pictures,
     )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the pictures of one run have in common."""
+
+    restorer: Restorer
+    degradation: Degradation
+    journal: Journal
+    pictures: Path | None  # where restored ones go
+    timed: str
+    distances: Perceptual | None
+    blind: bool
+
+    def known(self, items: Sequence[Item]) -> dict[str, Measured]:
+        """What an earlier run measured on the same files, and where pictures are kept, kept as well."""
+        before, known = self.journal.read(), {}
+        for item in items:
+            image, place = before.get(item.name), self.place(item)
+            if image is None or image.stamp != _stamp(item):
+                continue
+            if place and not (image.picture == place and Path(place).exists()):
+                continue
+            known[item.name] = image if image.timed == self.timed else replace(image, seconds=None)
+        return known
+
+    def place(self, item: Item) -> str:
+        """The file of the restored picture; "" where none is kept."""
+        return str(self.pictures / f"{item.name}.png") if self.pictures else ""
+
+    def measured(self, items: Sequence[Item]) -> Generator[Measured, None, None]:
+        """The pictures as they are done. While the network works, the next one is prepared and the last scored."""
+        pending: deque[Future[Measured]] = deque()
+        protocol = self.restorer.spec.protocol
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scorer:
+            for item, prepared in _ahead(reader, items, lambda item: prepare(item, self.degradation, protocol)):
+                try:
+                    pair = prepared.result()
+                    started = time.perf_counter()
+                    restored = restore(self.restorer, pair.lq)
+                    seconds = time.perf_counter() - started
+                except MambairError as error:
+                    pending.append(scorer.submit(Measured, item.name, error=error.message))
+                else:
+                    pending.append(scorer.submit(self.finish, item, pair, restored, seconds))
+                if len(pending) > 1:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def finish(self, item: Item, pair: Pair, restored: NDArray[np.float32], seconds: float) -> Measured:
+        """Score a picture, keep it, and note it down."""
+        rounding, place = self.restorer.spec.protocol.rounding, self.place(item)
+        result = restored * 255.0 if rounding == "none" else metrics.to_uint8(restored)
+        try:
+            score, baseline = (self.score(picture, pair.truth) for picture in (result, pair.before))
+        except ValueError as error:
+            return Measured(item.name, error=str(error))
+        height, width = pair.truth.shape[:2]
+        image = Measured(
+            *(item.name, width, height, score, baseline, seconds),
+            timed=self.timed,
+            stamp=_stamp(item),
+            picture=place,
+        )
+        try:
+            if place:
+                Path(place).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(metrics.to_uint8(restored)).save(place)
+            self.journal.append(image)
+        except OSError as error:
+            where = error.filename or place or self.journal.file
+            raise MambairError(f"cannot write {where}: {error.strerror or error}") from error
+        return image
+
+    def score(self, picture: NDArray[Any], truth: NDArray[np.uint8]) -> Score:
+        """By the protocol of the model. Raises ValueError for pictures too small to measure."""
+        protocol = self.restorer.spec.protocol
+        how: dict[str, Any] = {
+            "channel": protocol.channel,
+            "crop": protocol.crop,
+            "round_luma": protocol.rounding == "luma",
+        }
+        return Score(
+            psnr=metrics.psnr(picture, truth, **how),
+            ssim=metrics.ssim(picture, truth, **how),
+            niqe=niqe(picture, crop=protocol.crop) if self.blind else None,
+            **(self.distances(picture, truth) if self.distances else {}),
+        )
 
 
 def prepare(item: Item, degradation: Degradation, protocol: Protocol) -> Pair:
@@ -198,32 +250,6 @@ def describe(restorer: Restorer) -> dict[str, Any]:
         "ensemble": restorer.ensemble,
         "seed": restorer.seed,
     }
-
-
-def _score(
-    item: Item,
-    pair: Pair,
-    restored: NDArray[np.float32],
-    protocol: Protocol,
-    seconds: float,
-    extra: Callable[[NDArray[Any], NDArray[Any]], Mapping[str, float | None]],
-) -> Measured:
-    result = restored * 255.0 if protocol.rounding == "none" else metrics.to_uint8(restored)
-    how: dict[str, Any] = {
-        "channel": protocol.channel,
-        "crop": protocol.crop,
-        "round_luma": protocol.rounding == "luma",
-    }
-    score, baseline = (
-        Score(
-            psnr=metrics.psnr(picture, pair.truth, **how),
-            ssim=metrics.ssim(picture, pair.truth, **how),
-            **extra(picture, pair.truth),
-        )
-        for picture in (result, pair.before)
-    )
-    height, width = pair.truth.shape[:2]
-    return Measured(item.name, width, height, score, baseline, seconds, stamp=_stamp(item))
 
 
 def _stamp(item: Item) -> str:

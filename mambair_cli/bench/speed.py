@@ -271,12 +271,16 @@ def run_speed(
     backward: bool,
     as_json: bool,
 ) -> None:
-    """Print the speed table (or one JSON object) of the models, on random weights: speed does not depend on them."""
+    """Print the speed table (or one JSON object) of the models, by default the one that `upscale` runs.
+
+    The weights are random: speed does not depend on them.
+    """
     from mambair_cli import checkpoints
     from mambair_cli.restorer import pick_device
 
     where = pick_device(device)
-    specs = [zoo.find(name) for name in models] if models or weights is None else [checkpoints.spec_for_file(weights)]
+    specs = [zoo.find(name) for name in models]
+    specs = specs or [checkpoints.spec_for_file(weights) if weights else zoo.resolve("upscale")]
     with _threads(threads):
         rates = measure_rates(where)
         rows = [

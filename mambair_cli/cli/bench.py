@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,11 +29,17 @@ from mambair_cli.cli.options import (
     Weights,
 )
 from mambair_cli.cli.options import _complete_model as complete_model
+from mambair_cli.cli.restore import _sigma as sigma_of
 from mambair_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from mambair_cli.bench.datasets import Dataset, Degradation
     from mambair_cli.bench.records import Measured, Result
     from mambair_cli.bench.run import Watcher
+    from mambair_cli.restorer import Restorer
+    from mambair_cli.zoo import ModelSpec
+
+    Run = tuple[ModelSpec, Degradation, Dataset]
 
 DATA = "Data"
 SPEED = "Speed"
@@ -100,14 +107,24 @@ Perceptual = Annotated[
 Niqe = Annotated[bool, typer.Option("--niqe", help="NIQE too, without any extra.", rich_help_panel=DATA)]
 Report = Annotated[
     list[Path] | None,
-    typer.Option(metavar="FILE", help="Write .html, .md, .csv or .json. Repeat for several.", rich_help_panel=RESULT),
+    typer.Option(
+        metavar="FILE",
+        help="Write .html, .md, .csv or .json, over an earlier report if there is one. Repeat for several.",
+        rich_help_panel=RESULT,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("-f", "--force", help="Write --report over whatever file is there.", rich_help_panel=RESULT),
 ]
 Save = Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the restored pictures.", rich_help_panel=RESULT)]
-Speed = Annotated[bool, typer.Option("--speed", help="Time models on this machine.", rich_help_panel=SPEED)]
+Speed = Annotated[
+    bool, typer.Option("--speed", help="Time models on this machine; default: upscale's.", rich_help_panel=SPEED)
+]
 Scan = Annotated[bool, typer.Option("--scan", help="Time the selective scan alone.", rich_help_panel=SPEED)]
 Size = Annotated[
     list[str] | None,
-    typer.Option(metavar="WxH", help="Input sizes for --speed. Repeat for several.", rich_help_panel=SPEED),
+    typer.Option(metavar="WxH", help="With --speed: input sizes. Repeat for several.", rich_help_panel=SPEED),
 ]
 Backward = Annotated[
     bool, typer.Option("--backward", help="With --speed: time the gradients too.", rich_help_panel=SPEED)
@@ -115,7 +132,15 @@ Backward = Annotated[
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads.", rich_help_panel=SPEED)]
 
 
+# What else says something beside --speed and --scan; options given in vain are refused.
+BESIDE = {
+    "--speed": {"speed", "model", "weights", "size", "backward", "threads", "device", "json", "quiet"},
+    "--scan": {"scan", "threads", "device", "json", "quiet"},
+}
+
+
 def bench(
+    context: typer.Context,
     dataset: Datasets = None,
     task: Task = None,
     scale: Scale = None,
@@ -137,6 +162,7 @@ def bench(
     seed: Seed = 0,
     report: Report = None,
     save: Save = None,
+    force: Force = False,
     fresh: Fresh = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -153,7 +179,7 @@ def bench(
     \b
     mambair bench --dataset Set5 -s 4            the bundled model
     mambair bench -m light -m base -s 4 -d Set5 -d Set14
-    mambair bench -d CBSD68 --sigma 25 --report cbsd68.html
+    mambair bench -d CBSD68 --sigma 25 -m mambair --report cbsd68.html
     mambair bench -d photos/ -s 2 --limit 20 --shuffle
     mambair bench -d Set5 -m light -s 4 --tile paper
     mambair bench --speed -m light --size 256x256
@@ -161,7 +187,8 @@ def bench(
     Under each score stand the published one and that of doing nothing (bicubic, or the degraded picture).
     The same command again goes on where it stopped.
     """
-    if speed or scan:
+    _refuse_idle(context, "--scan" if scan else "--speed" if speed else None)
+    if scan or speed:
         from mambair_cli.bench.speed import run_scan, run_speed
 
         if scan:
@@ -172,24 +199,19 @@ def bench(
     if not dataset:
         raise UsageError("Which test set?", "For example --dataset Set5; or --speed to time models.")
 
-    from rich.console import Console
-
     from mambair_cli.bench import datasets, plan
     from mambair_cli.bench import report as reports
-    from mambair_cli.bench.run import measure
     from mambair_cli.restorer import load_model
 
-    reports.check(report or ())
-    wish = plan.Wish(task, scale, _sigma(sigma), quality)
-    specs = plan.choose(wish, model or [], weights, dataset)
+    reports.check(report or (), force)
+    if save:
+        reports.check_folder(save)
+    wish = plan.Wish(task, scale, _noise(sigma), quality)
+    find = partial(datasets.load, root=data_root, offline=offline, quiet=quiet)
     select = datasets.Selection(limit, seed if shuffle else None)
     runs = [
-        (
-            spec,
-            degradation,
-            datasets.load(name, degradation, root=data_root, select=select, offline=offline, quiet=quiet),
-        )
-        for spec in specs
+        (spec, degradation, find(name, degradation, select=select))
+        for spec in plan.choose(wish, model or [], weights, dataset)
         for degradation in [plan.degradation_of(spec, wish)]
         for name in dataset
     ]
@@ -198,10 +220,8 @@ def bench(
 
         torch.set_num_threads(threads)
 
-    keep = any(target.suffix.lower() == ".html" for target in report or ())
-    results: list[Result] = []
-    for spec, group in groupby(runs, key=lambda run: run[0]):
-        restorer = load_model(
+    def load(spec: ModelSpec) -> Restorer:
+        return load_model(
             spec.name if model or not weights else None,
             weights=weights,
             device=device,
@@ -212,30 +232,49 @@ def bench(
             seed=seed,
             offline=offline,
         )
-        for _, degradation, pictures in group:
-            folder = save / f"{pictures.name}-{degradation}".replace(" ", "-") / spec.name if save else None
-            with _watching(f"{spec.name} on {pictures.name}", quiet) as watcher:
-                results.append(
-                    measure(
-                        restorer,
-                        pictures,
-                        degradation,
-                        save=folder,
-                        keep=keep,
-                        fresh=fresh,
-                        perceptual=perceptual,
-                        blind=niqe,
-                        watcher=watcher,
-                    )
-                )
-            if json:
-                print(reports.documents(results[-1:]), end="", flush=True)
+
+    keep = any(target.suffix.lower() == ".html" for target in report or ())
+    how = {"keep": keep, "fresh": fresh, "perceptual": perceptual, "blind": niqe}
+    results = []
+    for result in _measure(runs, load, save, quiet, **how):
+        results.append(result)
+        if json:
+            print(reports.documents([result]), end="", flush=True)
     for target in report or ():
         reports.write(results, target)
     if not json:
+        from rich.console import Console
+
         reports.show(results, Console(highlight=False))
     if any(result.failed for result in results):
         raise typer.Exit(1)
+
+
+def _refuse_idle(context: typer.Context, mode: str | None) -> None:
+    """Raise UsageError where an option was given that does nothing beside `mode`; the environment may hold any."""
+    for parameter in context.command.params:
+        source, name = context.get_parameter_source(parameter.name or ""), parameter.name
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        if mode and name not in BESIDE[mode]:
+            raise UsageError(f"{parameter.opts[-1]} says nothing beside {mode}.", "Leave one of them out.")
+        if not mode and name in ("size", "backward"):
+            raise UsageError(f"{parameter.opts[-1]} belongs to --speed.", "Add it, or leave the other out.")
+
+
+def _measure(
+    runs: Sequence[Run], load: Callable[[ModelSpec], Restorer], save: Path | None, quiet: bool, **how: bool
+) -> Iterator[Result]:
+    """The results of all runs, each as soon as it is there. Every model is loaded once."""
+    from mambair_cli.bench.run import measure
+
+    for spec, group in groupby(runs, key=lambda run: run[0]):
+        restorer = load(spec)
+        for _, degradation, pictures in group:
+            folder = save / f"{pictures.name}-{degradation}".replace(" ", "-") / spec.name if save else None
+            with _watching(f"{spec.name} on {pictures.name}", quiet) as watcher:
+                result = measure(restorer, pictures, degradation, save=folder, watcher=watcher, **how)
+            yield result
 
 
 @contextmanager
@@ -264,7 +303,7 @@ def _watching(title: str, quiet: bool) -> Iterator[Watcher]:
     def step(image: Measured) -> None:
         if image.score:
             gains.append(image.gain)
-            result = f"{image.score.psnr:.2f} dB ({image.gain:+.2f}) in {image.seconds:.2f} s"
+            result = f"{image.score.psnr:.2f} dB ({image.gain:+.2f}) in {image.seconds or 0:.2f} s"
         else:
             result = image.error
         if plain or image.error:
@@ -277,18 +316,16 @@ def _watching(title: str, quiet: bool) -> Iterator[Watcher]:
         yield Watcher(start, step)
 
 
-def _sigma(text: str | None) -> int | str | None:
-    """0 to 255, or "real"."""
-    if text is None or text == "real":
-        return text
-    if text.isdecimal() and int(text) <= 255:
-        return int(text)
-    raise UsageError(f"--sigma {text} is no noise level.", "It is 0 to 255, or real.")
+def _noise(text: str | None) -> int | str | None:
+    """0 to 255, or "real": what denoise takes, but for measuring the noise."""
+    if text == "auto":
+        raise UsageError("--sigma auto is for pictures with noise; here noise is added.", "It is 0 to 255, or real.")
+    return sigma_of(text)
 
 
 def _size(text: str) -> tuple[int, int]:
     """128x96 (width first) as (height, width)."""
     match = re.fullmatch(r"(\d+)x(\d+)", text.lower())
-    if not match:
+    if not match or 0 in map(int, match.groups()):
         raise UsageError(f"--size {text} is no size.", "For example --size 128x128, width first.")
     return int(match[2]), int(match[1])
