@@ -162,7 +162,7 @@ def _read_with_pillow(file: IO[bytes], image: Image.Image) -> Picture:
             traits = _traits(file, image)
         frames.append(_frame(image))
     image.seek(0)
-    kept, problems = metadata.collect(image)
+    kept, problems = metadata.collect(image, file)
     if kept.icc and image.mode in ("CMYK", "LAB"):
         kept = replace(kept, icc=b"")
     if kept.icc:
@@ -267,7 +267,7 @@ def _read_deep(file: IO[bytes], image: Image.Image | None, max_pixels: int) -> P
     file.seek(0)
     form = "TIFF" if image is None else str(image.format)
     arrays = deep.read(file.read(), form, lambda size, frames: _check_pixels(size, frames, max_pixels))
-    kept, problems = (Metadata(), ("its metadata is dropped",)) if image is None else metadata.collect(image)
+    kept, problems = (Metadata(), ("its metadata is dropped",)) if image is None else metadata.collect(image, file)
     turn = 1 if image is None else metadata.orientation(image)
     frames = tuple(split(metadata.turned(array, turn)) for array in arrays)
     return Picture(frames, form, kept, problems)

@@ -1,15 +1,17 @@
-"""What a picture carries besides its pixels: EXIF, XMP, IPTC, text, resolution. Read once, written to any format."""
+"""What a picture carries besides its pixels: EXIF, XMP, IPTC, text, resolution, colour. Read once, written to any."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from io import SEEK_CUR
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
 from mambair_cli.formats import Format
+from mambair_cli.images import segments
 
 _TAG = ExifTags.Base
 # How TIFF lays out its pixels, and what is kept elsewhere (XMP, Photoshop, ICC): not facts about the photo.
@@ -33,8 +35,15 @@ _TURNS = {
 }
 _XMP_TAG = 700
 _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))[1-8]')
+_XMP_POINTER = re.compile(rb"""\s+xmpNote:HasExtendedXMP\s*=\s*(?:"[^"]*"|'[^']*')|<xmpNote:HasExtendedXMP>[^>]*>""")
 _XMP_KEY = "XML:com.adobe.xmp"
-_JPEG_SEGMENT = 65533 - 29  # bytes that fit beside the longest header (XMP's)
+# What says in a PNG, besides an ICC profile, what its colours mean: chunks and the bytes in them, the first one wins.
+_PNG_COLOUR = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+_SRGB = {
+    b"cICP": (1, 13, 0, 1),
+    b"gAMA": (45455,),
+    b"cHRM": (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000),
+}
 
 
 @dataclass(frozen=True)
@@ -44,18 +53,20 @@ class Metadata:
     icc: bytes = b""
     exif: bytes = b""  # orientation and thumbnail removed
     xmp: bytes = b""
-    iptc: bytes = b""  # JPEG's APP13 segments
+    xmp_extension: bytes = b""  # JPEG's segments of it
+    iptc: bytes = b""  # JPEG's APP13 segments, thumbnails removed
     comment: bytes = b""
     text: tuple[tuple[str, str], ...] = ()  # PNG
     dpi: tuple[float, float] | None = None
+    png_colour: tuple[tuple[bytes, bytes], ...] = ()  # chunks
 
     def stripped(self) -> Metadata:
-        """Only the colour profile: without it the colours would change."""
-        return Metadata(icc=self.icc)
+        """Only the colour space: without it the colours would change."""
+        return Metadata(icc=self.icc, png_colour=self.png_colour)
 
 
-def collect(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
-    """The metadata of a loaded picture, and warnings about what could not be read."""
+def collect(image: Image.Image, file: IO[bytes]) -> tuple[Metadata, tuple[str, ...]]:
+    """The metadata of a loaded picture and its file, and warnings about what could not be read."""
     warnings = []
     try:
         exif = _clean_exif(image)
@@ -64,23 +75,54 @@ def collect(image: Image.Image) -> tuple[Metadata, tuple[str, ...]]:
         warnings.append(f"broken EXIF data is dropped ({error})")
     info = image.info
     xmp = info.get("xmp") or info.get(_XMP_KEY) or b""
-    segments = [data for name, data in getattr(image, "applist", ()) if name == "APP13"]
+    parts = getattr(image, "applist", ())  # of a JPEG
     text = tuple((key, value) for key, value in getattr(image, "text", {}).items() if _is_text(key))
     dpi = info.get("dpi")
     metadata = Metadata(
         icc=info.get("icc_profile") or b"",
         exif=exif,
         xmp=_XMP_ORIENTATION.sub(rb"\g<1>1", xmp.encode() if isinstance(xmp, str) else bytes(xmp)),
-        iptc=b"".join(b"\xff\xed" + (len(data) + 2).to_bytes(2, "big") + data for data in segments),
+        xmp_extension=segments.xmp_extension(parts),
+        iptc=segments.photoshop(parts),
         comment=info.get("comment") or b"" if isinstance(info.get("comment"), bytes) else b"",
         text=text,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(0 < float(d) < 1e6 for d in dpi) else None,
+        png_colour=_png_colour(file) if image.format == "PNG" else (),
     )
     return metadata, tuple(warnings)
 
 
 def _is_text(key: str) -> bool:
     return key != _XMP_KEY and not key.startswith("Raw profile type")
+
+
+def _png_colour(file: IO[bytes]) -> tuple[tuple[bytes, bytes], ...]:
+    """The chunks of `_PNG_COLOUR` by name; the file's position stays."""
+    found: dict[bytes, bytes] = {}
+    before = file.tell()
+    file.seek(8)
+    while len(head := file.read(8)) == 8 and head[4:] != b"IDAT":
+        size, name = int.from_bytes(head[:4], "big"), head[4:]
+        if _PNG_COLOUR.get(name) == size:
+            found[name] = file.read(size)
+            size = 0
+        file.seek(size + 4, SEEK_CUR)
+    file.seek(before)
+    return tuple(found.items())
+
+
+def _unlike_srgb(metadata: Metadata) -> str:
+    """The chunk, if any, by which a PNG is shown otherwise than its profile or sRGB would show it."""
+    chunks = dict(metadata.png_colour)
+    if b"cICP" in chunks:
+        return "" if tuple(chunks[b"cICP"]) == _SRGB[b"cICP"] else "cICP"
+    if metadata.icc or b"sRGB" in chunks:
+        return ""
+    for name in chunks:
+        values = np.frombuffer(chunks[name], ">u4").astype(np.int64)  # in steps of 1/100,000
+        if np.abs(values - _SRGB[name]).max() > 500:
+            return name.decode()
+    return ""
 
 
 def _clean_exif(image: Image.Image) -> bytes:
@@ -121,40 +163,60 @@ def turned(pixels: np.ndarray[Any, Any], value: int) -> np.ndarray[Any, Any]:
 def save_options(metadata: Metadata, form: Format, size: tuple[int, int]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """What to give to Pillow's `save`, and warnings about what the format cannot carry."""
     options: dict[str, Any] = {}
-    lost = []
-    if metadata.icc and form.name not in ("GIF", "BMP"):
-        options["icc_profile"] = metadata.icc
-    if metadata.dpi and form.name in ("PNG", "JPEG", "TIFF", "BMP"):
-        options["dpi"] = metadata.dpi
-    if metadata.comment and form.name in ("JPEG", "GIF"):
-        options["comment"] = metadata.comment
-
+    metadata, lost = _carried(metadata, form)
     exif = _sized_exif(metadata.exif, size)
+    if form.name == "JPEG" and _too_long(exif):
+        noted = exif.get_ifd(ExifTags.IFD.Exif).pop(_TAG.MakerNote, None)
+        lost.append("the camera's maker note" if noted and not _too_long(exif) else "EXIF of more than 64 kB")
+
+    if metadata.icc:
+        options["icc_profile"] = metadata.icc
+    if metadata.dpi:
+        options["dpi"] = metadata.dpi
+    if metadata.comment:
+        options["comment"] = metadata.comment
     if form.name == "TIFF":
         options["exif"] = _tiff_tags(exif, metadata)
-    elif len(exif) and form.exif:
+    elif len(exif) and not (form.name == "JPEG" and _too_long(exif)):
         options["exif"] = exif
-        if form.name == "JPEG" and len(exif.tobytes()) > _JPEG_SEGMENT:
-            exif.get_ifd(ExifTags.IFD.Exif).pop(_TAG.MakerNote, None)
-            lost.append("the camera's maker note")
-    elif len(exif):
-        lost.append("EXIF")
-
-    if metadata.xmp and form.name == "PNG":
-        pass  # below, with the text
-    elif metadata.xmp and form.exif and not (form.name == "JPEG" and len(metadata.xmp) > _JPEG_SEGMENT):
-        options["xmp"] = metadata.xmp
+    if form.name == "JPEG":  # not `xmp`, which Pillow would write behind its own extension
+        packet = segments.xmp(metadata.xmp) if metadata.xmp else b""
+        options["extra"] = metadata.iptc + packet + metadata.xmp_extension
+    elif form.name == "PNG":
+        options["pnginfo"] = _png_chunks(metadata)
     elif metadata.xmp:
-        lost.append("XMP")
-    if metadata.iptc and form.name == "JPEG":
-        options["extra"] = metadata.iptc
-    elif metadata.iptc:
-        lost.append("IPTC")
-    if form.name == "PNG":
-        options["pnginfo"] = _png_text(metadata)
-    elif metadata.text:
-        lost.append("PNG text")
+        options["xmp"] = metadata.xmp
     return options, tuple(f"{form.name} cannot carry it: {what} is dropped" for what in lost)
+
+
+def _carried(metadata: Metadata, form: Format) -> tuple[Metadata, list[str]]:
+    """What the format has a place for, and in words what it has not (how long EXIF may be aside)."""
+    jpeg, png = form.name == "JPEG", form.name == "PNG"
+    xmp = form.exif and not (jpeg and len(metadata.xmp) > segments.XMP_LARGEST)
+    comment = form.name == "GIF" or (jpeg and len(metadata.comment) <= segments.LARGEST)
+    unlike_srgb = _unlike_srgb(metadata)
+    fields = {  # whether there is a place, and what is missed without
+        "icc": (form.name not in ("GIF", "BMP"), ""),  # the colours are converted instead
+        "png_colour": (png, unlike_srgb and f"the colour space of the PNG ({unlike_srgb})"),
+        "dpi": (png or jpeg or form.name in ("TIFF", "BMP"), ""),
+        "exif": (form.exif, "EXIF"),
+        "xmp": (xmp, "XMP"),
+        "xmp_extension": (xmp and jpeg, "the part of XMP beyond 64 kB" if xmp else ""),
+        "iptc": (jpeg, "IPTC"),
+        "comment": (comment, "the comment"),
+        "text": (png, "PNG text"),
+    }
+    lost = [what for name, (place, what) in fields.items() if what and not place and getattr(metadata, name)]
+    nothing = Metadata()
+    kept = replace(metadata, **{name: getattr(nothing, name) for name, (place, _) in fields.items() if not place})
+    if kept.xmp and not kept.xmp_extension and metadata.xmp_extension:
+        kept = replace(kept, xmp=_XMP_POINTER.sub(b"", kept.xmp))
+    return kept, lost
+
+
+def _too_long(exif: Image.Exif) -> bool:
+    """For a JPEG."""
+    return len(exif.tobytes()) > segments.LARGEST
 
 
 def _sized_exif(data: bytes, size: tuple[int, int]) -> Image.Exif:
@@ -185,8 +247,10 @@ def _tiff_tags(exif: Image.Exif, metadata: Metadata) -> Image.Exif:
     return exif
 
 
-def _png_text(metadata: Metadata) -> PngImagePlugin.PngInfo:
+def _png_chunks(metadata: Metadata) -> PngImagePlugin.PngInfo:
     chunks = PngImagePlugin.PngInfo()
+    for name, data in metadata.png_colour:
+        chunks.add(name, data)
     for key, value in metadata.text:
         if isinstance(value, PngImagePlugin.iTXt):
             chunks.add_itxt(key, value, value.lang or "", value.tkey or "")
