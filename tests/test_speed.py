@@ -72,6 +72,7 @@ def test_the_default_model_is_that_of_upscale() -> None:
     [
         (["--speed", "--size", "0x0"], "--size 0x0"),
         (["--speed", "--size", "8"], "--size 8"),
+        (["--speed", "--size", "16x12", "-m", "vmambair-derain"], "takes no 16x12"),
         (["--speed", "-s", "2"], "--scale"),
         (["--speed", "-d", "Set5"], "--dataset"),
         (["--speed", "--report", "a.html"], "--report"),

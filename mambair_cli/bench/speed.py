@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mambair_cli import archs, scan, zoo
+from mambair_cli.errors import UsageError
 from mambair_cli.scan import cpu, orders
 from mambair_cli.scan.meter import metered
 
@@ -273,7 +275,7 @@ def run_speed(
 ) -> None:
     """Print the speed table (or one JSON object) of the models, by default the one that `upscale` runs.
 
-    The weights are random: speed does not depend on them.
+    The weights are random: speed does not depend on them. Raises UsageError for sizes that a network does not take.
     """
     from mambair_cli import checkpoints
     from mambair_cli.restorer import pick_device
@@ -281,6 +283,12 @@ def run_speed(
     where = pick_device(device)
     specs = [zoo.find(name) for name in models]
     specs = specs or [checkpoints.spec_for_file(weights) if weights else zoo.resolve("upscale")]
+    for spec, size in product(specs, sizes):
+        if any(side % spec.multiple or side < spec.min_size for side in size):
+            raise UsageError(
+                f"{spec.name} takes no {size[1]}x{size[0]} as it is.",
+                f"Sides are multiples of {spec.multiple}, at least {spec.min_size}.",
+            )
     with _threads(threads):
         rates = measure_rates(where)
         rows = [
