@@ -21,7 +21,7 @@ from mambair_cli import compare, files, images
 from mambair_cli.errors import BadImage, MambairError, Unavailable
 from mambair_cli.files import DiskFullError, Job
 from mambair_cli.fit import NO_FIT, Fit
-from mambair_cli.formats import MAX_PIXELS, Format
+from mambair_cli.formats import MAX_PIXELS, Format, of_suffix
 from mambair_cli.images import Frame, Picture, color, encode
 from mambair_cli.images.encode import Encoding
 from mambair_cli.record import Record
@@ -65,6 +65,7 @@ Progress = Callable[[int, int], None]  # tiles done, tiles in all
 def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, listener: Listener) -> None:
     """Restore all jobs in order and tell `listener` of each. One bad file stops nothing.
 
+    A full disk ends it, a failure where that is wished, and missing weights; what follows is told as not tried.
     Raises Unavailable where the weights of a model cannot be had.
     """
     files.sweep({job.target.parent for job in jobs if job.target})
@@ -80,8 +81,9 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
                     outbox.skip(job)
                 else:
                     outbox.send(job, *_restore_job(job, picture, seconds, choose, load, settings.fit, outbox))
-            except Unavailable:
+            except Unavailable as error:
                 outbox.collect(wait=True)
+                _give_up(jobs[outbox.taken :], str(error), listener)
                 raise
             except BrokenPipeError:  # nobody listens to the records any more
                 raise
@@ -90,9 +92,15 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
             except Exception as error:  # a picture that breaks a network must not break the batch
                 outbox.put(job, Record(job.input, job.output, "failed", f"{type(error).__name__}: {error}"))
         outbox.collect(wait=True)
+        _give_up(jobs[outbox.taken :], "the disk is full" if outbox.full else "another picture failed", listener)
     finally:
         readers.shutdown(wait=False, cancel_futures=True)
         writers.shutdown(wait=False, cancel_futures=True)
+
+
+def _give_up(jobs: Sequence[Job], reason: str, listener: Listener) -> None:
+    for job in jobs:
+        listener.record(Record(job.input, job.output, "not tried", reason))
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -129,7 +137,7 @@ def _restore_job(
     job: Job, picture: Picture, seconds: float, choose: Choose, load: Load, fit: Fit, outbox: Outbox
 ) -> tuple[Picture, Record]:
     """The result and its record; `seconds` went into reading."""
-    for text in picture.warnings:
+    for text in (*picture.warnings, *_misnamed(job, picture)):
         outbox.listener.note(job, text)
     spec = choose(picture, lambda text: outbox.listener.note(job, text))
     restorer = load(spec) if spec else None
@@ -152,6 +160,13 @@ def _restore_job(
         seconds=seconds + time.perf_counter() - started,
     )
     return result, _signed(record, restorer) if restorer else record
+
+
+def _misnamed(job: Job, picture: Picture) -> Iterator[str]:
+    """Where a lossless picture is to become a lossy one only because of its suffix. WebP can be either."""
+    own = job.source and of_suffix(job.source)
+    if picture.lossless and own == job.format and own.lossy and own.name not in (picture.format, "WEBP"):
+        yield f"holds a {picture.format}, without loss; its result is a {own.name}, with some (--format png: without)"
 
 
 def _signed(record: Record, restorer: Restorer) -> Record:
@@ -231,6 +246,7 @@ class Outbox:
     def __init__(self, writers: ThreadPoolExecutor, settings: Settings, listener: Listener) -> None:
         self.listener = listener
         self.failed = self.full = False
+        self.taken = 0  # jobs, in their order
         self._writers = writers
         self._settings = settings
         self._queue: deque[tuple[Job, int, Future[Written]]] = deque()
@@ -259,6 +275,7 @@ class Outbox:
             self._tell()
 
     def _add(self, job: Job, pixels: int, written: Future[Written]) -> None:
+        self.taken += 1
         self._queue.append((job, pixels, written))
         self.collect()
         while len(self._queue) > 1 and (len(self._queue) > WRITERS or self._pixels() > WAITING_PIXELS):

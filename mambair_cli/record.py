@@ -12,7 +12,7 @@ class Record:
 
     input: str
     output: str | None
-    status: str  # "done", "skipped" (it exists), "failed"
+    status: str  # "done", "skipped" (it exists), "failed", "not tried" (the batch ended before)
     error: str | None = None
     model: str | None = None
     sha256: str | None = None

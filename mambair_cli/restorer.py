@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mambair_cli import checkpoints, ensemble, scan, tiling, zoo
+from mambair_cli.choices import PRECISIONS, check_precision, check_tile
 from mambair_cli.errors import BadImage, MambairError, UsageError
 from mambair_cli.images import color, decode
 from mambair_cli.tiling import Span, TileSize
@@ -26,7 +27,7 @@ log = logging.getLogger("mambair")
 
 Progress = Callable[[int, int], None]
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 BAND = 256  # output rows handed over at a time: what the caller makes of them is small beside a row of tiles
 SLACK = 0.01  # by which float arrays may leave [0, 1]: resampling overshoots
 LARGE = 5_000_000  # values of a network from which its time is spent in matrix products
@@ -343,17 +344,6 @@ def luma(x: Tensor) -> Tensor:
     return torch.tensordot(x.new_tensor((0.299, 0.587, 0.114)), x, 1)[None]
 
 
-def check_tile(tile: str | int, overlap: int | None) -> str | int:
-    """The tile as a side or one of the words; raises UsageError where it or the overlap makes no sense."""
-    if isinstance(tile, str) and tile.isdecimal():
-        tile = int(tile)
-    if tile not in ("auto", "off", "paper") and not (isinstance(tile, int) and tile >= tiling.GRAIN):
-        raise UsageError(f"No such tile: {tile}.", f"Use auto, off, or a side of at least {tiling.GRAIN} pixels.")
-    if overlap is not None and not 0 <= overlap <= (tile // 2 if isinstance(tile, int) else overlap):
-        raise UsageError(f"No such overlap: {overlap}.", "It may be 0 to half of the tile.")
-    return tile
-
-
 def available_devices() -> list[str]:
     """The devices that torch can use here, best first: "cuda:0", ..., "mps", "cpu"."""
     cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -369,12 +359,6 @@ def pick_device(device: str | torch.device) -> torch.device:
     if name not in there and f"{name}:0" not in there:
         raise UsageError(f"There is no device {name} here.", f"Available: {', '.join(there)}.")
     return torch.device(name)
-
-
-def check_precision(precision: str) -> None:
-    """Raise UsageError for an unknown precision."""
-    if precision != "auto" and precision not in DTYPES:
-        raise UsageError(f"No such precision: {precision}.", f"Choose from: auto, {', '.join(DTYPES)}.")
 
 
 def pick_precision(precision: str, device: torch.device, params: int) -> str:

@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mambair_cli.choices import GRAIN
 from mambair_cli.errors import MambairError, UsageError
 
 OVERLAP = 32  # input pixels shared by neighbouring tiles
-GRAIN = 16  # tile sides are multiples of it: the MambaIRv2 window, and twice the 8 of the U-nets
 SMALLEST = 32  # input pixels; a device without room for less than this has no room for the network
 MOST = {"cpu": 384, "cuda": 1024, "mps": 512}  # side of the largest automatic tile; on CPUs larger ones are slower
 CPU_BUDGET = 1 << 30  # bytes that the tile may take there, so that the machine stays usable

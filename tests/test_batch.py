@@ -185,8 +185,12 @@ def test_the_same_command_again_goes_on(tmp_path: Path, run: Mambair, x2: Path) 
     statuses = lambda outcome: [json.loads(line)["status"] for line in outcome.out.splitlines()]  # noqa: E731
     assert statuses(run(*command)) == ["done"] * 3
     (tmp_path / "out" / "001.png").unlink()
-    assert statuses(run(*command)) == ["skipped", "done", "skipped"]
-    assert statuses(run(*command, "--force")) == ["done"] * 3
+    again = run(*command)
+    assert statuses(again) == ["skipped", "done", "skipped"]
+    assert "2 results are there already, whatever settings made them: --force makes them anew" in again.err
+    redone = run(*command, "--force")
+    assert statuses(redone) == ["done"] * 3
+    assert "--force" not in redone.err
 
 
 def test_a_walk_tells_what_it_leaves_out(
@@ -244,6 +248,12 @@ def test_one_bad_file_stops_nothing_unless_asked(tmp_path: Path, run: Mambair, x
     assert outcome.status == 1
     assert "not tried" in outcome.err
     assert len(list((tmp_path / "fast").iterdir())) < 5
+    outcome = run(*command, tmp_path / "fast/", "--fail-fast", "--json")
+    told = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [record["input"] for record in told] == [*map(str, paths), str(tmp_path / "missing.png")]
+    assert (told[-1]["status"], told[-1]["error"]) == ("not tried", "another picture failed")
+    left = sum(record["status"] == "not tried" for record in told)
+    assert f"1 failed, {left} not tried in" in outcome.err
 
 
 @pytest.mark.skipif(shutil.which("mount") is None or os.name != "posix", reason="needs POSIX limits")
@@ -307,7 +317,6 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path, x2: Path) -> None:
             "-o",
             str(tmp_path / "out"),
             "--json",
-            "-q",
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

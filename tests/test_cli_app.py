@@ -80,6 +80,27 @@ def test_what_cannot_work_says_why_and_leaves_its_status(
     assert sorted(path.name for path in Path().iterdir() if path.name != "cache") == ["a.png"]
 
 
+@pytest.mark.parametrize(
+    "options", ["--tile foo", "--tile 64 --overlap 64", "--device nope", "--device cuda:x", "--precision zz"]
+)
+@pytest.mark.parametrize("rehearsal", [[], ["-n"]])
+def test_options_that_make_no_sense_are_one_error_before_any_work(
+    options: str, rehearsal: list[str], run: Mambair
+) -> None:
+    outcome = run("upscale", "-m", "light", "-s", "4", "a.png", *options.split(), *rehearsal)
+    assert (outcome.status, outcome.out) == (2, b"")
+    assert outcome.err.startswith("error: No such")
+    assert len(outcome.err.splitlines()) == 2
+
+
+def test_a_scan_that_is_not_there_is_one_error_before_any_work(run: Mambair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBAIR_SCAN", "foo")
+    outcome = run("upscale", "-m", "light", "-s", "4", "a.png", "--json")
+    assert (outcome.status, outcome.out) == (2, b"")
+    assert outcome.err.startswith("error: MAMBAIR_SCAN=foo: no such backend")
+    assert "not tried" not in outcome.err
+
+
 def test_a_name_that_is_empty_is_not_the_current_folder(run: Mambair) -> None:
     outcome = run("upscale", "-m", "light", "-s", "4", "")
     assert outcome.status == 2

@@ -180,7 +180,8 @@ def test_missing_weights_end_the_batch_after_what_is_done(tmp_path: Path) -> Non
 
     with pytest.raises(Unavailable):
         pipeline.run(jobs, lambda picture, say: repeater.spec, load, Settings(), diary)
-    assert [record.status for record in diary.records] == ["done"]
+    assert [record.status for record in diary.records] == ["done", "not tried", "not tried"]
+    assert [(record.input, record.error) for record in diary.records[1:]] == [(job.input, "gone") for job in jobs[1:]]
 
 
 def test_a_network_that_breaks_on_a_picture_breaks_only_that(tmp_path: Path) -> None:
@@ -200,10 +201,32 @@ def test_a_full_disk_ends_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pipeline.encode, "write", full)
-    records = restore_all(jobs_of(tmp_path, 20), Repeater()).records
-    assert 0 < len(records) < 20
-    assert {record.status for record in records} == {"failed"}
+    jobs = jobs_of(tmp_path, 20)
+    records = restore_all(jobs, Repeater()).records
+    assert [record.input for record in records] == [job.input for job in jobs]
+    tried = [record.status for record in records].index("not tried")
+    assert 0 < tried < 20
+    assert {record.status for record in records[:tried]} == {"failed"}
+    assert {(record.status, record.error) for record in records[tried:]} == {("not tried", "the disk is full")}
     assert "0.png: No space left on device" in str(records[0].error)
+
+
+@pytest.mark.parametrize(
+    ("name", "output", "told"),
+    [
+        ("wrong.jpg", "out/", ["holds a PNG, without loss; its result is a JPEG, with some (--format png: without)"]),
+        ("wrong.webp", "out/", []),  # stays without loss
+        ("right.png", "out/wished.jpg", []),
+    ],
+)
+def test_a_misleading_suffix_costs_no_quality_silently(
+    name: str, output: str, told: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(encoded(photo(), "PNG"))
+    jobs = files.plan(files.find([str(tmp_path / name)]), Naming("x2", f"{tmp_path}/{output}"))
+    diary = restore_all(jobs, Repeater())
+    assert [record.status for record in diary.records] == ["done"]
+    assert diary.notes == told
 
 
 # --- a wished size ----------------------------------------------------------------------------------------------

@@ -45,11 +45,12 @@ class Reporter:
         logging.getLogger("mambair").addHandler(self._log)
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         logging.getLogger("mambair").removeHandler(self._log)
         if self._bar:
             self._bar.stop()
-        self._summary()
+        if kind is not BrokenPipeError:  # who closed the pipe has seen enough
+            self._summary()
 
     # --- what the pipeline calls ---
 
@@ -67,7 +68,7 @@ class Reporter:
         if record.status == "failed":
             self._failures.append(record)
             self._print(f"{record.input}: {record.error}", "red")
-        elif self._lines:
+        elif self._lines and record.status != "not tried":
             seconds = f" in {record.seconds:.1f} s" if record.seconds else ""
             self._print(f"[{self.counts.total()}/{self._total}] {record.output} {record.status}{seconds}")
         if self._bar:
@@ -104,11 +105,14 @@ class Reporter:
     def _summary(self) -> None:
         if self._quiet:
             return
-        counts = {"done": self.counts["done"], "skipped": self.counts["skipped"], "failed": self.counts["failed"]}
-        if left := self._total - self.counts.total():
+        counts = {status: self.counts[status] for status in ("done", "skipped", "failed")}
+        if left := self._total - sum(counts.values()):
             counts["not tried"] = left
         numbers = ", ".join(f"{count} {what}" for what, count in counts.items())
         self._print(f"{numbers} in {time.monotonic() - self._started:.1f} s")
+        if skipped := counts["skipped"]:
+            there = "result is" if skipped == 1 else "results are"
+            self._print(f"{skipped} {there} there already, whatever settings made them: --force makes them anew")
         if len(self._failures) > 1:
             self._print("failed: " + ", ".join(record.input for record in self._failures))
 

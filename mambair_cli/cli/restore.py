@@ -14,6 +14,8 @@ from mambair_cli.cli.options import MODEL, RestoreOptions, with_restore_options
 from mambair_cli.errors import MambairError, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
     from mambair_cli.cli.progress import Reporter
     from mambair_cli.files import Job
     from mambair_cli.pipeline import Load, Settings
@@ -166,14 +168,17 @@ def _restore(request: Request, tag: str, options: RestoreOptions) -> None:
     if options.dry_run:
         return _rehearse(request, jobs, notes, options)
 
-    from mambair_cli import pipeline
+    from mambair_cli import pipeline, scan
     from mambair_cli.cli.progress import Reporter
+    from mambair_cli.restorer import pick_device
 
+    device = pick_device(options.device)
+    scan.chosen_backend(device)  # raises where MAMBAIR_SCAN makes no sense
     stdout_is_free = all(job.target or job.error for job in jobs)
     with Reporter(len(jobs), quiet=options.quiet, json=options.json, paths=stdout_is_free) as reporter:
         for note in notes:
             reporter.say(note)
-        load = _loader(options, reporter)
+        load = _loader(device, options, reporter)
         pipeline.run(jobs, request.model_for, load, _settings(request, options), reporter)
     raise typer.Exit(1 if reporter.counts["failed"] else 0)
 
@@ -181,9 +186,12 @@ def _restore(request: Request, tag: str, options: RestoreOptions) -> None:
 def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Request, list[Job], list[str]]:
     """All that can be wrong before a network is loaded, and what the user should know. Raises UsageError or
     Unavailable."""
-    from mambair_cli import files, formats
+    from mambair_cli import choices, files, formats
     from mambair_cli.request import level_note
 
+    choices.check_device(options.device)
+    choices.check_precision(options.precision)
+    choices.check_tile(options.tile, options.overlap)
     inputs, listed = list(options.inputs or ()), []
     if options.files_from:
         listed = files.read_list(options.files_from)
@@ -231,14 +239,10 @@ def _spec_of_weights(request: Request, options: RestoreOptions) -> ModelSpec | N
     return spec
 
 
-def _loader(options: RestoreOptions, reporter: Reporter) -> Load:
-    """Networks by spec, each loaded once. Options that make no sense raise UsageError here already."""
+def _loader(device: torch.device, options: RestoreOptions, reporter: Reporter) -> Load:
+    """Networks by spec, each loaded once."""
     from mambair_cli import checkpoints
-    from mambair_cli.restorer import Restorer, check_precision, check_tile, pick_device
-
-    device = pick_device(options.device)
-    check_precision(options.precision)
-    tile = check_tile(options.tile, options.overlap)
+    from mambair_cli.restorer import Restorer
 
     @cache
     def load(spec: ModelSpec) -> Restorer:
@@ -249,7 +253,7 @@ def _loader(options: RestoreOptions, reporter: Reporter) -> Load:
             network,
             device=device,
             precision=options.precision,
-            tile=tile,
+            tile=options.tile,
             overlap=options.overlap,
             ensemble=options.ensemble,
             seed=options.seed,
