@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mambair_cli.download import download, sha256_of
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
-from mambair_cli.zoo import ModelSpec, Source, by_hand, zoo
+from mambair_cli.zoo import TASKS, ModelSpec, Source, by_hand, zoo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -141,8 +141,8 @@ def load(
 def spec_for_file(weights: Path) -> ModelSpec:
     """A record for a checkpoint of unknown origin: the architecture is read off its keys and shapes.
 
-    What those do not show (padding, protocol, for 1:1 networks the task) is taken from the published model that is
-    most like it. Raises BadCheckpoint, listing what was tried.
+    What those do not show (padding, protocol, for 1:1 networks the task) is taken from the model that is most like
+    it; `mambair train` writes the task into its files. Raises BadCheckpoint, listing what was tried.
     """
     from mambair_cli import archs
 
@@ -155,6 +155,10 @@ def spec_for_file(weights: Path) -> ModelSpec:
         raise BadCheckpoint(f"{weights} is a {arch} network; the list of models has nothing to compare it with.")
     like = min(alike, key=lambda spec: (spec.channels != channels, scale not in (None, spec.scale)))
     scale = scale or like.scale
+    task = _trained_for(weights) or like.task
+    if task != like.task and scale == 1:
+        of_task = next(spec for spec in zoo().values() if spec.task == task)
+        like = replace(like, task=task, protocol=of_task.protocol)
     return replace(
         like,
         name=weights.stem,
@@ -310,6 +314,21 @@ def _is_safetensors(file: Path) -> bool:
     with file.open("rb") as stream:
         start = stream.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
+
+
+def _trained_for(file: Path) -> str | None:
+    """The task that `mambair train` wrote into the file."""
+    from safetensors import safe_open
+
+    if not _is_safetensors(file):
+        return None
+    with safe_open(file, "pt") as content:
+        note = (content.metadata() or {}).get("mambair", "{}")
+    try:
+        task = json.loads(note)["task"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return task if task in TASKS else None
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:

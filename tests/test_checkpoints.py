@@ -224,6 +224,19 @@ def test_a_file_of_unknown_origin(tmp_path: Path, name: str) -> None:
     assert not network.training
 
 
+@pytest.mark.parametrize(
+    ("note", "task"),
+    [('{"task": "derain"}', "derain"), ('{"task": "dream"}', "denoise"), ("[]", "denoise"), ("{", "denoise")],
+)
+def test_a_file_of_the_trainer_says_its_task(tmp_path: Path, note: str, task: str) -> None:
+    arch, kwargs, _ = golden("mambair_denoise_rgb")
+    state = archs.build(arch, **kwargs).state_dict()
+    save_file(state, tmp_path / "mine.safetensors", {"mambair": note})
+    spec = checkpoints.spec_for_file(tmp_path / "mine.safetensors")
+    assert spec.task == task
+    assert spec.protocol.channel == ("y" if task == "derain" else "rgb")
+
+
 def test_a_real_checkpoint(shared: Path) -> None:
     file = shared / "weights" / "mambairv2_light_x4.pth"
     assert [spec.name for spec in checkpoints.identify(file)] == ["mambairv2-light-x4-ntire"]
