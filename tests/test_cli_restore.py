@@ -336,9 +336,9 @@ def test_deep_colour_carries_as_much(name: str, library: str, tmp_path: Path, ru
     pytest.importorskip(library, reason="needs the extra `deep`")
     carrier = tmp_path / "carrier.jpg"
     photo().save(carrier, **CARRIERS["a.jpg"] | {"comment": None, "extra": b""})
-    with Image.open(carrier) as image:
+    with carrier.open("rb") as file, Image.open(file) as image:
         expected = facts(image) | {"orientation": 1, "size": (94, 122)}
-        kept, _ = metadata.collect(image)
+        kept, _ = metadata.collect(image, file)
     deep_photo = np.rot90(np.asarray(photo()), -1).astype(np.uint16) * 257
     with (tmp_path / name).open("w+b") as file:
         deep.write([deep_photo], file, of_suffix(Path(name)), kept, 1)
