@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
@@ -119,7 +119,10 @@ Force = Annotated[
 ]
 Save = Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the restored pictures.", rich_help_panel=RESULT)]
 Speed = Annotated[
-    bool, typer.Option("--speed", help="Time models on this machine; default: upscale's.", rich_help_panel=SPEED)
+    bool,
+    typer.Option(
+        "--speed", help="Time models on this machine. Default: the one that upscale runs.", rich_help_panel=SPEED
+    ),
 ]
 Scan = Annotated[bool, typer.Option("--scan", help="Time the selective scan alone.", rich_help_panel=SPEED)]
 Size = Annotated[
@@ -235,19 +238,7 @@ def bench(
 
     keep = any(target.suffix.lower() == ".html" for target in report or ())
     how = {"keep": keep, "fresh": fresh, "perceptual": perceptual, "blind": niqe}
-    results = []
-    for result in _measure(runs, load, save, quiet, **how):
-        results.append(result)
-        if json:
-            print(reports.documents([result]), end="", flush=True)
-    for target in report or ():
-        reports.write(results, target)
-    if not json:
-        from rich.console import Console
-
-        reports.show(results, Console(highlight=False))
-    if any(result.failed for result in results):
-        raise typer.Exit(1)
+    _tell(_measure(runs, load, save, quiet, **how), report or [], json)
 
 
 def _refuse_idle(context: typer.Context, mode: str | None) -> None:
@@ -275,6 +266,25 @@ def _measure(
             with _watching(f"{spec.name} on {pictures.name}", quiet) as watcher:
                 result = measure(restorer, pictures, degradation, save=folder, watcher=watcher, **how)
             yield result
+
+
+def _tell(measured: Iterable[Result], targets: Sequence[Path], json: bool) -> None:
+    """Results on stdout, as JSON one by one, and in the reports. Leaves with status 1 if a picture failed."""
+    from rich.console import Console
+
+    from mambair_cli.bench import report as reports
+
+    results = []
+    for result in measured:
+        results.append(result)
+        if json:
+            print(reports.documents([result]), end="", flush=True)
+    for target in targets:
+        reports.write(results, target)
+    if not json:
+        reports.show(results, Console(highlight=False))
+    if any(result.failed for result in results):
+        raise typer.Exit(1)
 
 
 @contextmanager
