@@ -166,7 +166,7 @@ def _misnamed(job: Job, picture: Picture) -> Iterator[str]:
     """Where a lossless picture is to become a lossy one only because of its suffix. WebP can be either."""
     own = job.source and of_suffix(job.source)
     if picture.lossless and own == job.format and own.lossy and own.name not in (picture.format, "WEBP"):
-        yield f"holds a {picture.format}, without loss; its result is a {own.name}, with some (--format png: without)"
+        yield f"holds a {picture.format}; by its name the result is a {own.name}, with losses (--format png: without)"
 
 
 def _signed(record: Record, restorer: Restorer) -> Record:

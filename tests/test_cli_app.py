@@ -16,7 +16,7 @@ from commands import Mambair, mambair
 from networks import identity, nearest
 from PIL import Image
 
-from mambair_cli import zoo
+from mambair_cli import files, zoo
 
 
 @pytest.fixture
@@ -99,6 +99,15 @@ def test_a_scan_that_is_not_there_is_one_error_before_any_work(run: Mambair, mon
     assert (outcome.status, outcome.out) == (2, b"")
     assert outcome.err.startswith("error: MAMBAIR_SCAN=foo: no such backend")
     assert "not tried" not in outcome.err
+
+
+def test_what_nobody_expected_of_a_file_names_it(run: Mambair, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "far/away.png")
+
+    monkeypatch.setattr(files, "find", denied)
+    outcome = run("upscale", "-m", "light", "-s", "4", "a.png")
+    assert (outcome.status, outcome.err) == (1, "error: cannot go on: Permission denied (far/away.png)\n")
 
 
 def test_a_name_that_is_empty_is_not_the_current_folder(run: Mambair) -> None:

@@ -214,7 +214,7 @@ def test_a_full_disk_ends_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("name", "output", "told"),
     [
-        ("wrong.jpg", "out/", ["holds a PNG, without loss; its result is a JPEG, with some (--format png: without)"]),
+        ("wrong.jpg", "out/", ["holds a PNG; by its name the result is a JPEG, with losses (--format png: without)"]),
         ("wrong.webp", "out/", []),  # stays without loss
         ("right.png", "out/wished.jpg", []),
     ],
