@@ -147,17 +147,18 @@ def _walk(folder: Path, recursive: bool, root: Path) -> Iterator[Source]:
 # --- where it goes --------------------------------------------------------------------------------------------
 
 
-def plan(sources: Sequence[Source], naming: Naming) -> list[Job]:
+def plan(sources: Sequence[Source], naming: Naming, force: bool = False) -> list[Job]:
     """A job for each source, all conflicts found before any work.
 
-    Results of an earlier run among what was found, not named, are left out: they are as many as jobs are missing.
+    Results of an earlier run are left out, as many as jobs are missing: a shell's *.png holds them the second time.
+    With `force`, by which they would be overwritten, what is named is never taken for one.
     Raises UsageError where two inputs share an output, where an output is an input, or where the template or the
     output makes no sense.
     """
     place = _placement(sources, naming)
     jobs = [_job(source, place) for source in sources]
-    earlier = _earlier_results(jobs, naming)
-    jobs = [job for source, job in zip(sources, jobs, strict=True) if not (source.root and earlier(source))]
+    earlier = _earlier_results(jobs, naming, force)
+    jobs = [job for source, job in zip(sources, jobs, strict=True) if not earlier(source)]
     if not jobs:
         raise UsageError("no pictures found", "Give files or folders; folders are searched deeper with -r.")
     if naming.compare:
@@ -175,14 +176,18 @@ def _job(source: Source, place: Place) -> Job:
     return Job(source.path, *place(source))
 
 
-def _earlier_results(jobs: Sequence[Job], naming: Naming) -> Callable[[Source], bool]:
-    """Whether a source that a walk found is a result: below the folder of the results, or called like one."""
+def _earlier_results(jobs: Sequence[Job], naming: Naming, force: bool) -> Callable[[Source], bool]:
+    """Whether a source is a result: found below the folder of the results, or called like one."""
     folder = _folder(naming.output)
     if folder is not None:
-        return lambda source: _is_below(source.path, folder) and not _is_below(source.root, folder)
+        return lambda source: (
+            source.root is not None and _is_below(source.path, folder) and not _is_below(source.root, folder)
+        )
     if naming.output is None and "{tag}" in (naming.template or _BESIDE):
         results = {_key(job.target) for job in jobs if job.target}
-        return lambda source: source.path is not None and _key(source.path) in results
+        return lambda source: (
+            (source.root is not None or not force) and source.path is not None and _key(source.path) in results
+        )
     return lambda source: False
 
 

@@ -202,7 +202,7 @@ def test_a_walk_tells_what_it_leaves_out(
         assert run("upscale", "--weights", x2, ".", *options).status == 0
         again = run("upscale", "--weights", x2, ".", *options)
         assert (again.status, again.out) == (0, b"")
-        assert "2 left out of the pictures found, as results of an earlier run" in again.err
+        assert "2 left out, as results of an earlier run" in again.err
         assert "2 left out" in run("upscale", "-n", "--weights", x2, ".", *options).err
         for path in tmp_path.glob("*_x2.png"):
             path.unlink()

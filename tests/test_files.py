@@ -111,10 +111,11 @@ def test_results_of_an_earlier_run_are_not_restored_again() -> None:
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("inputs", [("a.png", "a_x4.png"), (".", "a_x4.png"), ("a_x4.png", "*.png")])
-def test_what_is_named_is_never_taken_for_a_result(inputs: tuple[str, ...]) -> None:
+def test_what_is_named_is_never_overwritten(inputs: tuple[str, ...]) -> None:
     Path("a_x4.png").touch()
+    assert "a_x4_x4.png" not in targets(*inputs)  # as where a shell made the list from *.png
     with pytest.raises(UsageError, match=r"a_x4\.png is an input"):
-        targets(*inputs)
+        plan(find(inputs), Naming("x4"), force=True)
 
 
 @pytest.mark.usefixtures("folder")

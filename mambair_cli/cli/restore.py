@@ -205,10 +205,10 @@ def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Reque
     nominal = request.nominal()
     naming = files.Naming(tag.format(scale=nominal.scale), options.output, form, options.name, options.compare)
     sources = files.find(inputs, options.recursive, listed)
-    jobs = files.plan(sources, naming)
+    jobs = files.plan(sources, naming, options.force)
     notes = [level_note(request, nominal)]
     if left_out := len(sources) - len(jobs):
-        notes.append(f"{left_out} left out of the pictures found, as results of an earlier run")
+        notes.append(f"{left_out} left out, as results of an earlier run")
     return request, jobs, [note for note in notes if note]
 
 
