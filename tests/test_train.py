@@ -100,8 +100,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         return step(state, *rest)
 
     monkeypatch.setattr(loop, "step", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     with pytest.raises(KeyboardInterrupt):
         train(brief(), parts)
+    signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     assert torch.load(parts.out / "checkpoint.pt", weights_only=True)["iteration"] == 6
     assert not (parts.out / "brief.safetensors").exists()
