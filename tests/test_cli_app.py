@@ -126,6 +126,9 @@ def test_weights_for_another_job_are_refused(run: Mambair, tmp_path: Path) -> No
     outcome = run("denoise", "--weights", nearest(tmp_path / "nearest.pth"), "a.png")
     assert outcome.status == 2
     assert "enlarges x2: it cannot denoise" in outcome.err
+    compressed = run("upscale", "--compressed", "--weights", nearest(tmp_path / "x2.pth"), tmp_path / "a.png")
+    assert compressed.status == 2
+    assert "Leave --compressed out" in compressed.err
 
 
 def test_a_rehearsal_names_everything_and_does_nothing(run: Mambair) -> None:

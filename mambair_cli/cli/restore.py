@@ -236,6 +236,8 @@ def _spec_of_weights(request: Request, options: RestoreOptions) -> ModelSpec | N
             + (f" x{request.scale}" if request.scale else ""),
             "Choose the command and the scale that it was trained for.",
         )
+    if request.compressed and not spec.compressed:
+        raise UsageError(f"{options.weights} is not made for compressed pictures.", "Leave --compressed out.")
     return spec
 
 

@@ -33,7 +33,7 @@ class Data:
     degradation: str
     patch: int  # side at the network's input, pixels
     batch: int
-    level: tuple[float, float] | None = None  # noise sigma on 0-255 or JPEG quality, drawn evenly
+    level: tuple[float, float] | None = None  # noise sigma on 0-255, or JPEG quality (drawn evenly in its logarithm)
     grey: float = 0.0  # share of samples without colour, where samples are degraded one by one
 
 
