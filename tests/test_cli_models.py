@@ -126,7 +126,7 @@ def test_download_path_verify_rm(server: Server, cache: Path, shared: Path) -> N
     bundled = [["ok", spec.name] for spec in zoo.zoo().values() if spec.source.bundled]
     assert [line.split("\t")[:2] for line in done("verify").splitlines()] == bundled
 
-    result = mambair("verify", "light", "tiny", "tiny-x4", "base")
+    result = mambair("verify", "light", "tiny-x4", "tiny-x4", "base")
     assert [line.split("\t")[:2] for line in result.stdout.splitlines()] == [["ok", "tiny-x4"]]
     assert isinstance(result.exception, Unavailable)
     assert "mambair models download mambairv2-light-x4-ntire mambairv2-base-x4" in result.exception.hint
