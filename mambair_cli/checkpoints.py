@@ -153,7 +153,9 @@ def spec_for_file(weights: Path) -> ModelSpec:
     alike = [spec for spec in zoo().values() if spec.arch == arch]
     if not alike:
         raise BadCheckpoint(f"{weights} is a {arch} network; the list of models has nothing to compare it with.")
-    like = min(alike, key=lambda spec: (spec.channels != channels, scale not in (None, spec.scale)))
+    like = min(
+        alike, key=lambda spec: (spec.channels != channels, scale not in (None, spec.scale), spec.source.bundled)
+    )
     scale = scale or like.scale
     task = _trained_for(weights) or like.task
     if task != like.task and scale == 1:
