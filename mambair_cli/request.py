@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from mambair_cli import zoo
 from mambair_cli.errors import MambairError, Unavailable, UsageError
@@ -29,7 +30,7 @@ class Request:
     scale: int | None = None
     sigma: int | str | None = None  # 0 to 255, "real" or "auto"
     quality: int | None = None  # JPEG, 1 to 100; None: the picture's own
-    compressed: bool = False
+    compressed: bool | None = None  # low-resolution input that went through JPEG; None: as the file's format is
     fit: Fit = NO_FIT
     model: str | None = None
     spec: ModelSpec | None = None
@@ -74,6 +75,10 @@ class Request:
         return size[0] * spec.scale, size[1] * spec.scale
 
     def _choose(self, picture: Picture, factor: float, say: Say) -> ModelSpec:
+        if self.task == "upscale" and self.model is None and self.compressed is None and not picture.lossless:
+            with suppress(UsageError, Unavailable):  # then the one for clean pictures has to do
+                scale = self.scale if self.fit else self.nominal().scale  # as the result is named after
+                return replace(self, compressed=True, scale=scale)._choose(picture, factor, say)
         if self.fit and self.scale is None:
             return self._enlarging(factor)
         if self.sigma == AUTO:
@@ -90,7 +95,7 @@ class Request:
 
     def _resolve(self, scale: int | None, sigma: int | str | None, quality: int | None) -> ModelSpec:
         return zoo.resolve(
-            self.task, scale=scale, sigma=sigma, quality=quality, model=self.model, compressed=self.compressed
+            self.task, scale=scale, sigma=sigma, quality=quality, model=self.model, compressed=bool(self.compressed)
         )
 
     def _enlarging(self, factor: float) -> ModelSpec:

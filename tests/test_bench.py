@@ -156,6 +156,8 @@ def test_levels_and_channels_follow_the_model(pictures: Path, tmp_path: Path, be
     )
     assert (jpeg["degradation"], jpeg["protocol"]["channel"]) == ("JPEG 30", "gray")
     assert jpeg["mean"] == pytest.approx(jpeg["baseline"], abs=0.01)
+    small = bench("-d", pictures, "--weights", nearest(tmp_path / "c.pth"), "--json", "--quality", 30, "--limit", 1)
+    assert json.loads(small.out)["degradation"] == "x2 JPEG 30"
 
 
 def test_times_are_of_this_environment(

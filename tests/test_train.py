@@ -233,9 +233,8 @@ def test_half_precision_only_where_it_costs_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", recipe.names())
-def test_recipes_of_the_package(name: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_of_the_package(name: str, photos: Path) -> None:
     """Each builds its network and its samples, and a sample is a picture and the same one made worse."""
-    monkeypatch.setattr(data, "RAIN_LAYERS", 4)
     of = recipe.load(name)
     arch, kwargs = of.arguments()
     archs.build(arch, **kwargs)

@@ -43,8 +43,11 @@ def choose(wish: Wish, models: Sequence[str], weights: Path | None, datasets: Se
                     f"{option} {wanted} is not for {spec.name}, a model for {spec.task} {spec.level}".rstrip() + ".",
                     "With -m NAME the file is measured as weights of that model." if weights else "",
                 )
-        for option, value, task in (("--sigma", wish.sigma, "denoise"), ("--quality", wish.quality, "decompress")):
-            if value is not None and spec.task != task and not (option == "--quality" and spec.compressed):
+        for option, value, tasks in (
+            ("--sigma", wish.sigma, ("denoise",)),
+            ("--quality", wish.quality, ("decompress", "upscale")),  # for upscale: JPEG after shrinking
+        ):
+            if value is not None and spec.task not in tasks:
                 raise UsageError(f"{option} is not for {spec.name}, a model for {spec.task}.")
     return specs
 
@@ -57,9 +60,8 @@ def degradation_of(spec: ModelSpec, wish: Wish = Wish()) -> Degradation:
         own = spec.sigma if isinstance(spec.sigma, int) else BLIND_SIGMA
         return Degradation("denoise", sigma=float(own if wish.sigma is None else wish.sigma))
     if spec.task == "decompress" or spec.compressed:
-        own = spec.quality if isinstance(spec.quality, int) else BLIND_QUALITY
-        return Degradation(spec.task, spec.scale, quality=wish.quality or own)
-    return Degradation(spec.task, spec.scale)
+        return Degradation(spec.task, spec.scale, quality=wish.quality or _quality(spec))
+    return Degradation(spec.task, spec.scale, quality=wish.quality)
 
 
 def _resolve(wish: Wish, model: str | None, datasets: Sequence[str]) -> ModelSpec:
@@ -70,7 +72,16 @@ def _resolve(wish: Wish, model: str | None, datasets: Sequence[str]) -> ModelSpe
         task = zoo.find(model, scale=wish.scale).task
     if task is None:
         raise UsageError("What is to be undone on these pictures?", "Give --task, or a model with -m.")
-    return zoo.resolve(task, scale=wish.scale, sigma=wish.sigma, quality=wish.quality, model=model)
+    compressed = task == "upscale" and wish.quality is not None and model is None
+    return zoo.resolve(
+        task, scale=wish.scale, sigma=wish.sigma, quality=wish.quality, model=model, compressed=compressed
+    )
+
+
+def _quality(spec: ModelSpec) -> int:
+    """The JPEG quality to measure a model at that was given none: its own, or the hardest usual one of its range."""
+    low, high = spec.quality if isinstance(spec.quality, tuple) else (spec.quality or BLIND_QUALITY,) * 2
+    return min(max(BLIND_QUALITY, low), high)
 
 
 def _implied(wish: Wish) -> str | None:

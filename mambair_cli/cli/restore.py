@@ -30,7 +30,13 @@ Scale = Annotated[
     int | None, typer.Option("-s", "--scale", metavar="2|3|4", help="Default: the model's.", show_default=False)
 ]
 Compressed = Annotated[
-    bool, typer.Option("--compressed", help="For small pictures that went through JPEG.", rich_help_panel=MODEL)
+    bool | None,
+    typer.Option(
+        "--compressed/--clean",
+        help="For pictures that went through JPEG, or did not. Default: as the file's format says.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
 ]
 Width = Annotated[int | None, typer.Option(metavar="N", min=1, help="In pixels.", rich_help_panel=SIZE)]
 Height = Annotated[
@@ -57,7 +63,7 @@ Quality = Annotated[
 @with_restore_options
 def upscale(
     scale: Scale = None,
-    compressed: Compressed = False,
+    compressed: Compressed = None,
     width: Width = None,
     height: Height = None,
     long_edge: LongEdge = None,

@@ -33,8 +33,6 @@ from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.train.recipe import Recipe
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
-RAIN_LAYERS = 128  # drawn once: drawing one takes longer than a training step
-RAIN_SIDE = 256  # at least
 # Pixels of the network's input that a patch is wider than what is kept of it: room to shift the grid of JPEG blocks
 # (16 for 4:2:0), and real surroundings for blur and resizing.
 MARGIN = {"jpeg": 16, "realistic": 16}
@@ -213,20 +211,9 @@ def degradation(recipe: Recipe) -> Degradation:
         return lq[edge:-edge, edge:-edge], hq[edge * scale : -edge * scale, edge * scale : -edge * scale]
 
     def rain(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        (layer,) = aligned([layers[int(rng.integers(len(layers)))]], (1,), data.patch, rng)
-        layer = turn(layer, int(rng.integers(4)))  # never transposed: rain falls
-        streaks = layer if hq.ndim == 2 else layer[..., None]
-        return np.minimum(hq, 255 - streaks) + streaks, hq
+        return degradations.rain(hq, rng), hq
 
-    layers = rain_layers(recipe.training.seed, max(RAIN_SIDE, data.patch)) if data.degradation == "rain" else []
     return {"noise": noise, "jpeg": jpeg, "realistic": realistic, "rain": rain}[data.degradation]
-
-
-def rain_layers(seed: int, side: int) -> list[Bytes]:
-    """Rain on black: (side, side), to be added to pictures."""
-    black = np.zeros((side, side), np.uint8)
-    seeds = [np.random.default_rng((seed, i)) for i in range(RAIN_LAYERS)]
-    return store(_threaded(lambda rng: degradations.rain(black, rng), seeds))
 
 
 def validation_pairs(recipe: Recipe, paths: Sequence[Path]) -> list[tuple[Tensor, Bytes]]:
