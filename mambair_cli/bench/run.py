@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mambair_cli import __version__, checkpoints, degradations, metrics
+from mambair_cli import __version__, checkpoints, degradations, files, metrics
 from mambair_cli.bench.datasets import Dataset, Degradation, Item, read
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.perceptual import Perceptual
@@ -165,14 +165,13 @@ class _Run:
             stamp=_stamp(item),
             picture=place,
         )
+        if place:
+            with files.atomic(Path(place)) as file:
+                Image.fromarray(metrics.to_uint8(restored)).save(file, "PNG")
         try:
-            if place:
-                Path(place).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(metrics.to_uint8(restored)).save(place)
             self.journal.append(image)
         except OSError as error:
-            where = error.filename or place or self.journal.file
-            raise MambairError(f"cannot write {where}: {error.strerror or error}") from error
+            raise MambairError(f"cannot write {self.journal.file}: {error.strerror or error}") from error
         return image
 
     def score(self, picture: NDArray[Any], truth: NDArray[np.uint8]) -> Score:

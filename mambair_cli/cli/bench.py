@@ -27,9 +27,9 @@ from mambair_cli.cli.options import (
     Quiet,
     Seed,
     Weights,
+    complete_model,
 )
-from mambair_cli.cli.options import _complete_model as complete_model
-from mambair_cli.cli.restore import _sigma as sigma_of
+from mambair_cli.cli.restore import noise_wish
 from mambair_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +117,12 @@ Force = Annotated[
     bool,
     typer.Option("-f", "--force", help="Write --report over whatever file is there.", rich_help_panel=RESULT),
 ]
-Save = Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the restored pictures.", rich_help_panel=RESULT)]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Keep the restored pictures, over those of an earlier run.", rich_help_panel=RESULT
+    ),
+]
 Speed = Annotated[
     bool,
     typer.Option(
@@ -330,7 +335,7 @@ def _noise(text: str | None) -> int | str | None:
     """0 to 255, or "real": what denoise takes, but for measuring the noise."""
     if text == "auto":
         raise UsageError("--sigma auto is for pictures with noise; here noise is added.", "It is 0 to 255, or real.")
-    return sigma_of(text)
+    return noise_wish(text)
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -19,7 +19,7 @@ RESULT = "Result"
 BATCH = "Batch"
 
 
-def _complete_model(incomplete: str) -> list[tuple[str, str]]:
+def complete_model(incomplete: str) -> list[tuple[str, str]]:
     from mambair_cli import zoo
 
     return zoo.complete(incomplete)
@@ -33,7 +33,7 @@ Model = Annotated[
         metavar="NAME",
         envvar="MAMBAIR_MODEL",
         help="A model or alias: light, base, large, real, ... (`mambair models list`). Default: the bundled one.",
-        autocompletion=_complete_model,
+        autocompletion=complete_model,
         rich_help_panel=MODEL,
     ),
 ]

@@ -116,7 +116,7 @@ def denoise(sigma: Sigma = None, *, options: RestoreOptions) -> None:
     """
     from mambair_cli.request import Request
 
-    _restore(Request("denoise", sigma=_sigma(sigma)), "denoised", options)
+    _restore(Request("denoise", sigma=noise_wish(sigma)), "denoised", options)
 
 
 @with_restore_options
@@ -154,7 +154,7 @@ def decompress(quality: Quality = None, *, options: RestoreOptions) -> None:
     _restore(Request("decompress", quality=quality), "decompressed", options)
 
 
-def _sigma(text: str | None) -> int | str | None:
+def noise_wish(text: str | None) -> int | str | None:
     if text in (None, "real", "auto"):
         return text
     try:
