@@ -117,10 +117,14 @@ class Request:
         if picture.size[0] * picture.size[1] > _LARGE:
             width, height = self.result_size(picture.size, spec)
             say(f"a large picture: {width}x{height} will come out ({width * height / 1e6:.0f} megapixels)")
-        noisy = picture.jpeg_quality is not None and picture.jpeg_quality < _NOISY_JPEG
-        if noisy and not spec.compressed and not any(alias.startswith("real") for alias in spec.aliases):
-            quality = f"JPEG of quality {picture.jpeg_quality}"
-            say(f"{quality}: {spec.name} enlarges its artefacts too; try -m real or --compressed")
+        if picture.jpeg_quality is None:
+            return
+        quality = f"JPEG of quality {picture.jpeg_quality}"
+        if spec.compressed:
+            if isinstance(spec.quality, tuple) and picture.jpeg_quality < spec.quality[0]:
+                say(f"{quality}: comes out better if it goes through `mambair decompress` first")
+        elif picture.jpeg_quality < _NOISY_JPEG and not any(alias.startswith("real") for alias in spec.aliases):
+            say(f"{quality}: {spec.name} enlarges its artefacts too; try -m photo or -m real")
 
 
 def level_note(request: Request, spec: ModelSpec) -> str | None:

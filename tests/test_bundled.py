@@ -26,7 +26,11 @@ def worse(hq: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
     rng = np.random.default_rng(1)
     match spec.task:
         case "upscale":
-            return degradations.downscale(hq, spec.scale)
+            return (
+                degradations.realistic(hq, rng, spec.scale)
+                if spec.compressed
+                else degradations.downscale(hq, spec.scale)
+            )
         case "denoise":
             noisy = degradations.gaussian_noise(hq, 25, rng)
             return np.rint(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
@@ -39,6 +43,7 @@ def worse(hq: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
 def test_every_job_has_a_bundled_model() -> None:
     for scale in (2, 3, 4):
         assert zoo.resolve("upscale", scale=scale).source.bundled
+        assert zoo.resolve("upscale", scale=scale, compressed=True).source.bundled
     for request in (dict(task="denoise", sigma=25), dict(task="denoise"), dict(task="derain")):
         assert zoo.resolve(**request).source.bundled
     assert zoo.resolve("decompress", quality=10) == zoo.resolve("decompress")
@@ -84,3 +89,25 @@ def test_the_command_beats_doing_nothing(
     nothing = degradations.bicubic(lq, hq.shape[:2])
     gain = score(np.array(Image.open(tmp_path / "hq.png"))) - score(nothing)
     assert gain > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "model"),
+    [
+        ("a.jpg", "", "tiny-x4-photo"),
+        ("a.webp", "-s 2", "tiny-x2-photo"),
+        ("a.jpg", "--long-edge 180", "tiny-x3-photo"),
+        ("a.jpg", "--clean", "tiny-x4"),
+        ("a.jpg", "-m tiny", "tiny-x4"),
+        ("a.png", "", "tiny-x4"),
+        ("a.png", "-s 3 --compressed", "tiny-x3-photo"),
+        ("a.png", "-m photo", "tiny-x4-photo"),
+    ],
+)
+def test_pictures_that_were_compressed_take_the_model_for_it(
+    name: str, options: str, model: str, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with Image.open(PHOTO) as photo:
+        photo.convert("RGB").save(tmp_path / name)
+    done = mambair("upscale", *options.split(), tmp_path / name, "--dry-run", "--json", capture=capfdbinary)
+    assert json.loads(done.out)["model"] == model

@@ -288,6 +288,15 @@ def test_what_is_large_enough_needs_no_network_unless_a_scale_is_named(long_edge
     assert (request.model_for(pages, notes.append) is None) == (long_edge == 20)  # the smallest page decides
 
 
+def test_what_was_compressed_falls_back_on_the_model_for_clean_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean_only = {name: spec for name, spec in zoo.zoo().items() if not (spec.source.bundled and spec.compressed)}
+    monkeypatch.setattr(zoo, "zoo", lambda: clean_only)
+    lossy = replace(plain(), lossless=False)
+    assert not Request("upscale", scale=4).model_for(lossy, print).compressed
+    with pytest.raises(Unavailable):  # but not in silence where it was asked for
+        Request("upscale", scale=4, compressed=True).model_for(lossy, print)
+
+
 def test_a_size_beyond_the_largest_scale_is_refused() -> None:
     with pytest.raises(MambairError, match=r"x4\.69"):
         chosen(Request("upscale", fit=Fit(long_edge=300), model="light"), plain())
@@ -314,8 +323,10 @@ def test_the_quality_of_the_jpeg_chooses(quality: int, level: str) -> None:
 def test_what_a_user_would_want_to_know_is_said() -> None:
     upscale = Request("upscale", scale=4, model="light")
     rough = replace(plain(), jpeg_quality=40)
-    assert any("--compressed" in note for note in chosen(upscale, rough)[1])
-    assert not any("--compressed" in note for note in chosen(replace(upscale, model="compressed"), rough)[1])
+    assert any("try -m photo" in note for note in chosen(upscale, rough)[1])
+    assert chosen(replace(upscale, model="compressed"), rough)[1] == []
+    assert any("decompress" in note for note in chosen(replace(upscale, model="photo"), rough)[1])
+    assert chosen(replace(upscale, model="photo"), replace(plain(), jpeg_quality=60))[1] == []
     large = Picture((Frame(np.zeros((3000, 4001, 1), np.uint8)),))
     assert any("16004x12000 will come out" in note for note in chosen(upscale, large)[1])
     assert chosen(upscale, plain())[1] == []

@@ -83,8 +83,10 @@ def upscale(
     mambair upscale -r album/ -o big/           a tree; again: go on with it
     cat a.png | mambair upscale - > b.png       through pipes
 
-    Most models are trained on clean pictures, shrunk. For photos with noise
-    and JPEG artefacts try [bold]-m real[/] or [bold]--compressed[/].
+    Without -m, JPEG, WebP, HEIC and AVIF go through a model that knows
+    noise and artefacts, PNG and TIFF through one for clean pictures;
+    [bold]--clean[/] and [bold]--compressed[/] say otherwise. Most published models are
+    for clean ones: for noisy photos try [bold]-m real[/].
     Orientation, colour profile, transparency and metadata are kept.
     For a target size the smallest scale that is enough runs, then the result
     is shrunk; pictures that are large enough are shrunk only, unless -s is
