@@ -95,6 +95,12 @@ def test_every_model_has_a_card(name: str) -> None:
     assert json.loads(done("info", name, "--json"))["name"] == name
 
 
+def test_what_no_program_can_fetch_is_not_said_to_be_downloadable() -> None:
+    assert "import FILE --as vmambair-derain" in done("info", "vmambair-derain")
+    assert "import FILE --as vmambair-derain" in mambair("path", "vmambair-derain").exception.hint
+    assert "download mambairv2-light-x2" in mambair("path", "mambairv2-light-x2").exception.hint
+
+
 def test_near_names_are_suggested() -> None:
     result = mambair("info", "mambair-clasic-x4")
     assert isinstance(result.exception, UsageError)

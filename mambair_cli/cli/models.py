@@ -104,7 +104,7 @@ def path(name: Name) -> None:
     if file is None:
         raise Unavailable(
             f"{spec.name} is not on this machine; it would be {checkpoints.place(spec)}.",
-            f"Fetch it: mambair models download {spec.name}",
+            f"Fetch it: mambair models download {spec.name}" if spec.source.urls else zoo.by_hand(spec),
         )
     print(file)
 
@@ -284,6 +284,7 @@ def _card(spec: ModelSpec) -> str:
     scores = [
         f"{name} {psnr:.2f} dB" + (f" / {ssim:.4f}" if ssim else "") for name, (psnr, ssim) in spec.published.items()
     ]
+    fetch = f"mambair models {f'download {spec.name}' if source.urls else f'import FILE --as {spec.name}'}"
     measured = f"PSNR / SSIM on {protocol.channel}, {protocol.crop} pixels cropped; {protocol.note}"
     lines = {
         "job": _job(spec) + (", grey" if spec.channels == 1 else ""),
@@ -296,7 +297,7 @@ def _card(spec: ModelSpec) -> str:
         "measured": measured if scores else "",
         "licence": spec.licence,
         "aliases": ", ".join(spec.aliases),
-        "file": str(checkpoints.path(spec) or f"not here; {_size(spec)}: mambair models download {spec.name}"),
+        "file": str(checkpoints.path(spec) or f"not here; {_size(spec)}: {fetch}"),
         "source": "\n".join(source.urls) or (source.folder or "bundled"),
         "sha256": checkpoints.known_hash(spec) or "not published: trusted on first use",
     }
