@@ -169,7 +169,7 @@ def resolve(
     if model is not None:
         spec = _named(model, task, scale, sigma, quality)
         if compressed and not spec.compressed:
-            others = _names(s for s in zoo().values() if s.compressed)
+            others = _names(s for s in zoo().values() if s.compressed and s.scale == spec.scale)
             raise UsageError(
                 f"{spec.name} is not made for compressed pictures.",
                 f"Leave --compressed out{others and f', or take one of {others}'}.",
