@@ -25,12 +25,10 @@ def worse(hq: NDArray[np.uint8], spec: ModelSpec) -> NDArray[np.uint8]:
     """What the model is there to undo."""
     rng = np.random.default_rng(1)
     match spec.task:
+        case "upscale" if spec.compressed:
+            return degradations.realistic(hq, rng, spec.scale)
         case "upscale":
-            return (
-                degradations.realistic(hq, rng, spec.scale)
-                if spec.compressed
-                else degradations.downscale(hq, spec.scale)
-            )
+            return degradations.downscale(hq, spec.scale)
         case "denoise":
             noisy = degradations.gaussian_noise(hq, 25, rng)
             return np.rint(np.clip(noisy, 0, 1) * 255).astype(np.uint8)

@@ -47,6 +47,18 @@ def test_what_needs_no_network_loads_no_torch(command: str, tmp_path: Path) -> N
     assert numpy == "False" or "a.png" in command
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8:strict"])
+def test_what_a_pipe_cannot_encode_is_escaped(encoding: str, tmp_path: Path) -> None:
+    name = os.fsdecode(b"\xff.png") if sys.platform == "linux" else "\u65e5.png"
+    (tmp_path / name).write_bytes(encoded(photo(), "PNG"))
+    command = [sys.executable, "-m", "mambair_cli"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    for arguments, said in (("models list", b"denoise"), (f"upscale --dry-run {name}", b".png -> ")):
+        ended = subprocess.run([*command, *arguments.split()], cwd=tmp_path, env=environment, capture_output=True)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        assert said in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "status", "reason"),
     [

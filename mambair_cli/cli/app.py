@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -70,12 +71,20 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
+def _escape(stream: object) -> None:
+    """What a pipe or terminal cannot encode is written as an escape: a name, or the sigma of noise on Windows."""
+    if isinstance(stream, TextIOWrapper) and (stream.errors, stream.encoding) != ("surrogateescape", "utf-8"):
+        stream.reconfigure(errors="backslashreplace")
+
+
 def run(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that it reads all the same
     warnings.showwarning = _warn
+    for stream in (sys.stdout, sys.stderr):
+        _escape(stream)
     try:
         try:
             app(args, prog_name="mambair")
