@@ -16,6 +16,7 @@ from mambair_cli.zoo import ModelSpec
 AUTO = "auto"
 SCALES = (2, 3, 4)
 _LARGE = 12_000_000  # pixels of input from which the size of the result is worth a line
+_ROUGH_JPEG = 40  # quality below which two steps are better than one: docs/models.md
 _NOISY_JPEG = 80  # quality below which artefacts are enlarged along with the picture
 _ESTIMATE_SLACK = 0.95  # the noise estimate errs by a few percent; 15.4 is not a case for the model of 25
 
@@ -121,7 +122,7 @@ class Request:
             return
         quality = f"JPEG of quality {picture.jpeg_quality}"
         if spec.compressed:
-            if isinstance(spec.quality, tuple) and picture.jpeg_quality < spec.quality[0]:
+            if isinstance(spec.quality, tuple) and picture.jpeg_quality < min(_ROUGH_JPEG, spec.quality[0]):
                 say(f"{quality}: comes out better if it goes through `mambair decompress` first")
         elif picture.jpeg_quality < _NOISY_JPEG and not any(alias.startswith("real") for alias in spec.aliases):
             say(f"{quality}: {spec.name} enlarges its artefacts too; try -m photo or -m real")
