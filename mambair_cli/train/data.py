@@ -36,6 +36,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 # Pixels of the network's input that a patch is wider than what is kept of it: room to shift the grid of JPEG blocks
 # (16 for 4:2:0), and real surroundings for blur and resizing.
 MARGIN = {"jpeg": 16, "realistic": 16}
+DRY = 0.1  # share of derain's samples without rain: bright lines in a dry picture are to stay
 
 Pixels = NDArray[Any]  # (h, w) or (h, w, 3), uint8 or float32 in [0, 1]
 Degradation = Callable[[Bytes, np.random.Generator], tuple[Pixels, Bytes]]
@@ -211,7 +212,7 @@ def degradation(recipe: Recipe) -> Degradation:
         return lq[edge:-edge, edge:-edge], hq[edge * scale : -edge * scale, edge * scale : -edge * scale]
 
     def rain(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        return degradations.rain(hq, rng), hq
+        return (hq if rng.random() < DRY else degradations.rain(hq, rng)), hq
 
     return {"noise": noise, "jpeg": jpeg, "realistic": realistic, "rain": rain}[data.degradation]
 
