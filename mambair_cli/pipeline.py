@@ -94,8 +94,11 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
         outbox.collect(wait=True)
         _give_up(jobs[outbox.taken :], "the disk is full" if outbox.full else "another picture failed", listener)
     finally:
-        readers.shutdown(wait=False, cancel_futures=True)
-        writers.shutdown(wait=False, cancel_futures=True)
+        try:
+            outbox.collect()  # what is written by now is told, after an interrupt too
+        finally:
+            readers.shutdown(wait=False, cancel_futures=True)
+            writers.shutdown(wait=False, cancel_futures=True)
 
 
 def _give_up(jobs: Sequence[Job], reason: str, listener: Listener) -> None:

@@ -77,6 +77,33 @@ def jobs_of(folder: Path, count: int) -> list[Job]:
     return files.plan(sources, Naming("x2", f"{folder}/out/"))
 
 
+class Interrupted(Repeater):
+    """Stopped in the middle of the second picture, once the first one is written."""
+
+    def __init__(self, first: Path) -> None:
+        super().__init__()
+        self.first, self.calls = first, 0
+
+    def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+        self.calls += 1
+        if self.calls == 1:
+            yield from super().restore_bands(lq, progress)
+            return
+        until = time.monotonic() + 10
+        while not self.first.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        raise KeyboardInterrupt
+
+
+def test_what_was_written_before_an_interrupt_is_told(tmp_path: Path) -> None:
+    jobs, diary = jobs_of(tmp_path, 3), Diary()
+    network = Interrupted(tmp_path / "out" / "0.png")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(jobs, lambda picture, say: network.spec, lambda spec: network, Settings(), diary)
+    assert [(Path(record.input).name, record.status) for record in diary.records] == [("0.png", "done")]
+
+
 def test_records_come_in_order_from_the_calling_thread(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, 9)
     assert jobs[3].source is not None

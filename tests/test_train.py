@@ -332,6 +332,14 @@ def test_rate_rises_then_falls(schedule: str) -> None:
         ({"data": {"degradation": "bicubic", "patch": 8}}, "batch missing"),
         ({"data": {"degradation": "bicubic", "patch": "8", "batch": 1}}, "'8' is not what belongs there"),
         ({"data": {"degradation": "bicubic", "patch": 8, "batch": 1, "level": [1, 2]}}, "data.level belongs to"),
+        (
+            {
+                "task": "decompress",
+                "scale": 1,
+                "data": {"degradation": "jpeg", "patch": 8, "batch": 1, "level": [0, 90]},
+            },
+            "from 1 to 100",
+        ),
         ({"training": {"iterations": 1, "rate": 1, "betas": [1, 2, 3]}}, "[1, 2, 3] is not what belongs there"),
         ({"training": {"iterations": 0, "rate": 1}}, "training.iterations is at least 1"),
         ({"teacher": {"model": "light", "weight": 2}}, "teacher.weight is a share"),

@@ -134,6 +134,9 @@ def parse(table: Mapping[str, Any], name: str) -> Recipe:
         "data.level belongs to noise and jpeg, and only to them": (data.level is not None) == leveled,
         "validation.level belongs to noise and jpeg, and only to them": (validation.level is not None) == leveled,
         "data.level is [low, high], not below 0": data.level is None or 0 <= data.level[0] <= data.level[1],
+        "data.level of jpeg is from 1 to 100": data.degradation != "jpeg"
+        or data.level is None
+        or 1 <= data.level[0] <= data.level[1] <= 100,
         "a teacher goes with bicubic only": recipe.teacher is None or data.degradation == "bicubic",
         "teacher.weight is a share": recipe.teacher is None or 0 < recipe.teacher.weight <= 1,
         "data.patch and data.batch are at least 1": min(data.patch, data.batch) >= 1,
