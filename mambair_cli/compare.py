@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mambair_cli import files, images
+from mambair_cli import files
 from mambair_cli.errors import BadImage, UsageError
-from mambair_cli.formats import MAX_PIXELS
 from mambair_cli.images import color
+from mambair_cli.images.decode import read_picture
+from mambair_cli.images.formats import MAX_PIXELS
 
 Bytes = NDArray[np.uint8]
 
@@ -60,7 +61,7 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> Bytes:
     """A picture as one looks at it: upright, in sRGB, (H, W, 3), transparency on white. Raises BadImage."""
     try:
-        picture = images.read(path, max_pixels)
+        picture = read_picture(path, max_pixels)
     except BadImage as error:
         raise BadImage(f"{_readable(path)}: {error.message}", error.hint) from error
     frame = picture.frames[0]

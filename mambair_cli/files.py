@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from mambair_cli.errors import MambairError, UsageError
-from mambair_cli.formats import FORMATS, READABLE_SUFFIXES, Format, of_suffix
+from mambair_cli.images.formats import FORMATS, READABLE_SUFFIXES, Format, of_suffix
 
 STREAM = "-"  # stdin or stdout
 TEMPLATE_FIELDS = ("stem", "name", "tag", "ext")

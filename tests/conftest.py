@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, DRIVER, Browser
+from helpers.browser import CHROMIUM, DRIVER, Browser
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program itself does, before torch is imported
 

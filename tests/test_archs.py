@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.recipe import recipe
 from hypothesis import given
 from hypothesis import strategies as st
-from recipe import recipe
 from safetensors import safe_open
 from torch import Tensor, nn
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from scans import gradients, problem, relative, to32
+from helpers.scans import gradients, problem, relative, to32
 from torch import Tensor
 
 from mambair_cli import scan

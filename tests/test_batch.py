@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from album import encoded, exif, photo
-from commands import Mambair, mambair
-from networks import identity, nearest
+from helpers.album import encoded, exif, photo
+from helpers.commands import Mambair, mambair
+from helpers.networks import identity, nearest
 from PIL import Image
 
 from mambair_cli.cli import app
@@ -115,7 +115,12 @@ def start(context: multiprocessing.context.ForkServerContext, *args: object) -> 
 @pytest.fixture(scope="module")
 def server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    modules = ["mambair_cli.cli.app", "mambair_cli.pipeline", "mambair_cli.restorer", "torch._dynamo"]
+    modules = [
+        "mambair_cli.cli.app",
+        "mambair_cli.restoring.batch",
+        "mambair_cli.restoring.restorer",
+        "torch._dynamo",
+    ]
     context.set_forkserver_preload(modules)
     return context
 

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from album import photo
-from browser import Browser
-from commands import Outcome, mambair
-from networks import identity, nearest
+from helpers.album import photo
+from helpers.browser import Browser
+from helpers.commands import Outcome, mambair
+from helpers.networks import identity, nearest
+from helpers.sets import parts, put
 from PIL import Image
-from sets import parts, put
 
 from mambair_cli import degradations, metrics
 from mambair_cli.bench.datasets import Degradation, load
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.run import Watcher, measure
-from mambair_cli.restorer import load_model
+from mambair_cli.restoring.restorer import load_model
 
 X2 = Degradation("upscale", 2)
 

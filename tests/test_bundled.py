@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import mambair
+from helpers.commands import mambair
 from numpy.typing import NDArray
 from PIL import Image
 
-from mambair_cli import checkpoints, degradations, zoo
+from mambair_cli import degradations
 from mambair_cli.metrics import psnr
-from mambair_cli.zoo import ModelSpec
+from mambair_cli.models import checkpoints, zoo
+from mambair_cli.models.zoo import ModelSpec
 
 BUNDLED = [spec for spec in zoo.zoo().values() if spec.source.bundled]
 PHOTO = Path(__file__).parent / "pictures" / "photo.png"
@@ -49,7 +50,7 @@ def test_every_job_has_a_bundled_model() -> None:
 
 
 def test_together_they_are_small() -> None:
-    folder = Path(checkpoints.__file__).parent / "models"
+    folder = checkpoints.BUNDLED
     assert sum(file.stat().st_size for file in folder.iterdir()) < 16e6
 
 
@@ -63,7 +64,7 @@ def test_the_file_is_as_its_card_and_the_manifest_say(spec: ModelSpec) -> None:
     assert card["parameters"] == spec.params
     assert (card["arch"], card["kwargs"]) == (spec.arch, dict(spec.kwargs))
     assert (card["task"], card["scale"]) == (spec.task, spec.scale)
-    recipe = Path(checkpoints.__file__).parent / "train" / "recipes" / f"{card['recipe']['name']}.toml"
+    recipe = checkpoints.BUNDLED.parent.parent / "train" / "recipes" / f"{card['recipe']['name']}.toml"
     assert recipe.is_file()
     assert not any(word in json.dumps(card) for word in ("/work", "/home", "/tmp"))  # where it was made
     assert checkpoints.spec_for_file(path).task == spec.task

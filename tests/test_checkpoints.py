@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.server import Server, cut, page
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
-from server import Server, cut, page
 from torch import Tensor
 
-from mambair_cli import archs, checkpoints, zoo
+from mambair_cli import archs
 from mambair_cli.errors import BadCheckpoint, Unavailable, UsageError
+from mambair_cli.models import checkpoints, zoo
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"in_chans": 3, "upscale": 1, "embed_dim": 30, "d_state": 4, "depths": [1], "mlp_ratio": 1.2}
@@ -331,7 +332,7 @@ def test_a_wrong_file_never_gets_into_the_cache(server: Server, cache: Path, nam
 def test_known_hash_through_a_bad_connection(
     server: Server, cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mambair_cli.download.BACKOFF", 0.01)
+    monkeypatch.setattr("mambair_cli.models.download.BACKOFF", 0.01)
     server.put("/sure.pth", BODY, cut(1000), cut(20_000))
     assert checkpoints.fetch(zoo.find("sure-x2"), quiet=True).read_bytes() == BODY
     assert cached(cache) == ["sure_x2.pth"]

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from album import cutout, encoded, photo
-from commands import Mambair, mambair
-from networks import identity, nearest
+from helpers.album import cutout, encoded, photo
+from helpers.commands import Mambair, mambair
+from helpers.networks import identity, nearest
 from PIL import Image
 
-from mambair_cli import files, zoo
+from mambair_cli import files
+from mambair_cli.models import zoo
 
 
 @pytest.fixture

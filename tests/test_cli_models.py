@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from server import Server
+from helpers.server import Server
 from typer.testing import CliRunner, Result
 
-from mambair_cli import archs, zoo
+from mambair_cli import archs
 from mambair_cli.cli import models
 from mambair_cli.cli.app import app
 from mambair_cli.errors import Unavailable, UsageError
+from mambair_cli.models import zoo
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from album import IPTC, XMP, cutout, exif, frames, photo, png_text, wide_gamut
-from commands import Mambair, mambair
-from networks import identity, nearest
+from helpers.album import IPTC, XMP, cutout, exif, frames, photo, png_text, wide_gamut
+from helpers.commands import Mambair, mambair
+from helpers.networks import identity, nearest
 from PIL import ExifTags, Image, ImageChops, ImageCms, ImageSequence
 
-from mambair_cli import images
-from mambair_cli.formats import of_suffix
 from mambair_cli.images import deep, metadata
+from mambair_cli.images.decode import read_picture
+from mambair_cli.images.formats import of_suffix
 
 
 @pytest.fixture(scope="session")
@@ -348,7 +348,7 @@ def test_deep_colour_carries_as_much(name: str, library: str, tmp_path: Path, ru
         assert after.size == (94, 122)
         expected["xmp"] = XMP.replace(b'Orientation="6"', b'Orientation="1"')
         assert facts(after) | {"comment": None} == expected | {"comment": None}
-    assert images.read(tmp_path / name).frames[0].pixels.dtype == np.uint16
+    assert read_picture(tmp_path / name).frames[0].pixels.dtype == np.uint16
 
 
 def facts(image: Image.Image) -> dict[str, Any]:

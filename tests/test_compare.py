@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from album import photo
-from browser import Browser
-from commands import mambair
+from helpers.album import photo
+from helpers.browser import Browser
+from helpers.commands import mambair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays

@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import server as servers
-from album import photo
+from helpers import server as servers
+from helpers.album import photo
+from helpers.sets import parts, put
 from PIL import Image
-from sets import parts, put
 
 from mambair_cli import metrics
 from mambair_cli.bench import datasets
 from mambair_cli.bench.datasets import Degradation, Selection, known, load, scan
 from mambair_cli.bench.run import prepare
 from mambair_cli.errors import BadImage, Unavailable, UsageError
-from mambair_cli.zoo import Protocol
+from mambair_cli.models.zoo import Protocol
 
 X2 = Degradation("upscale", 2)
 RAIN = Degradation("derain")
@@ -139,7 +139,7 @@ def remote(monkeypatch: pytest.MonkeyPatch, pictures: Path):
             entries.append(["HR", path, len(body), hashlib.sha256(body).hexdigest()])
         entry = {"task": "upscale", "base": server.url("/"), "files": entries}
         monkeypatch.setattr(datasets, "registry", lambda: {"Toy": entry})
-        monkeypatch.setattr("mambair_cli.download.BACKOFF", 0.01)
+        monkeypatch.setattr("mambair_cli.models.download.BACKOFF", 0.01)
         server.entry = entry
         yield server
 

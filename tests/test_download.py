@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 import typer
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from server import (
+from helpers.server import (
     Server,
     Step,
     cut,
@@ -31,12 +29,14 @@ from server import (
     unsized,
     whole,
 )
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from mambair_cli import download as module
 from mambair_cli.cli.options import Offline
-from mambair_cli.download import download, sha256_of
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable
+from mambair_cli.models import download as module
+from mambair_cli.models.download import download, sha256_of
 
 BODY = random.Random(0).randbytes(300_000)
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -352,7 +352,7 @@ def test_two_processes_fetch_once(server: Server, tmp_path: Path) -> None:
 
     url = server.put("/w", BODY, when_released)
     code = (
-        "import pathlib, mambair_cli.download as d;"
+        "import pathlib, mambair_cli.models.download as d;"
         f"d.download([{url!r}], pathlib.Path({str(tmp_path / 'w')!r}), sha256={SHA256!r})"
     )
     first = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mambair_cli import ensemble
+from mambair_cli.restoring import ensemble
 
 IMAGE = torch.arange(12.0).reshape(1, 3, 4)
 

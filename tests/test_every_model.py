@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import mambair
+from helpers.commands import mambair
+from helpers.server import Server
 from PIL import Image
-from server import Server
 
-from mambair_cli import archs, zoo
-from mambair_cli.zoo import ModelSpec
+from mambair_cli import archs
+from mambair_cli.models import zoo
+from mambair_cli.models.zoo import ModelSpec
 
 SMALL: dict[str, dict[str, Any]] = {
     "mambair": dict(embed_dim=30, depths=[1], d_state=2),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mambair_cli import files
 from mambair_cli.errors import MambairError, UsageError
 from mambair_cli.files import Naming, Source, atomic, find, plan, sweep
-from mambair_cli.formats import FORMATS
+from mambair_cli.images.formats import FORMATS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scans import gradients, problem, relative, to32
+from helpers.scans import gradients, problem, relative, to32
 from torch import Tensor
 
 from mambair_cli.scan import orders as paths

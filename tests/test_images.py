@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from album import IPTC, cutout, encoded, exif, frames, photo, wide_gamut
+from helpers.album import IPTC, cutout, encoded, exif, frames, photo, wide_gamut
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import ExifTags, Image, PngImagePlugin
 
-from mambair_cli import images
 from mambair_cli.errors import BadImage
-from mambair_cli.formats import FORMATS
-from mambair_cli.images import Frame, Picture, color, decode, encode, metadata
+from mambair_cli.images import color, decode, encode, metadata
+from mambair_cli.images.decode import Frame, Picture, read_picture
 from mambair_cli.images.encode import Encoding
+from mambair_cli.images.formats import FORMATS
 from mambair_cli.images.metadata import Metadata
 from mambair_cli.images.noise import noise_level
 
@@ -35,19 +35,19 @@ def written(picture: Picture, form: str, **encoding: object) -> tuple[bytes, tup
 
 @pytest.mark.parametrize("quality", [1, 10, 30, 50, 75, 90, 95, 100])
 def test_the_quality_of_a_jpeg_is_read_off_its_tables(quality: int) -> None:
-    assert images.read(encoded(photo(), "JPEG", quality=quality)).jpeg_quality == quality
+    assert read_picture(encoded(photo(), "JPEG", quality=quality)).jpeg_quality == quality
 
 
 def test_a_picture_of_more_pixels_than_allowed_is_refused_before_it_is_decoded() -> None:
     for size in (1100, 5000):  # beyond our limit, and beyond that at which Pillow gives up by itself
         with pytest.raises(BadImage, match="more than 1,000,000") as refusal:
-            images.read(encoded(Image.new("1", (size, size)), "PNG"), max_pixels=1_000_000)
+            read_picture(encoded(Image.new("1", (size, size)), "PNG"), max_pixels=1_000_000)
         assert "--max-pixels" in refusal.value.hint
     first, *others = frames()
     moving = encoded(first, "WEBP", save_all=True, append_images=others)
-    assert len(images.read(moving, max_pixels=61 * 47 * 3).frames) == 3
+    assert len(read_picture(moving, max_pixels=61 * 47 * 3).frames) == 3
     with pytest.raises(BadImage, match="in 3 frames"):
-        images.read(moving, max_pixels=61 * 47 * 2)
+        read_picture(moving, max_pixels=61 * 47 * 2)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_a_picture_of_more_pixels_than_allowed_is_refused_before_it_is_decoded()
 )
 def test_what_is_no_picture_is_refused(data: bytes) -> None:
     with pytest.raises(BadImage):
-        images.read(data)
+        read_picture(data)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadImage, match="no such file"):
-        images.read(tmp_path / "none.png")
+        read_picture(tmp_path / "none.png")
     with pytest.raises(BadImage, match="directory"):
-        images.read(tmp_path)
+        read_picture(tmp_path)
 
 
 def test_broken_exif_costs_the_exif_and_not_the_picture() -> None:
@@ -73,14 +73,14 @@ def test_broken_exif_costs_the_exif_and_not_the_picture() -> None:
 
     length = int.from_bytes(data[start - 8 : start - 4], "big")
     data[start + length : start + length + 4] = zlib.crc32(data[start - 4 : start + length]).to_bytes(4, "big")
-    picture = images.read(bytes(data))
+    picture = read_picture(bytes(data))
     assert picture.size == (61, 47)
     assert any("broken EXIF" in warning for warning in picture.warnings)
 
 
 @pytest.mark.parametrize("icc", [b"nonsense", b"\0" * 200])
 def test_a_broken_profile_costs_the_profile_and_not_the_picture(icc: bytes) -> None:
-    picture = images.read(encoded(photo(), "PNG", icc_profile=icc))
+    picture = read_picture(encoded(photo(), "PNG", icc_profile=icc))
     assert picture.metadata.icc == b""
     assert any("profile" in warning for warning in picture.warnings)
 
@@ -89,12 +89,12 @@ def test_a_profile_of_srgb_changes_nothing() -> None:
     from PIL import ImageCms
 
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert images.read(encoded(photo(), "PNG", icc_profile=srgb)).space is None
-    assert images.read(encoded(photo(), "PNG", icc_profile=wide_gamut())).space is not None
+    assert read_picture(encoded(photo(), "PNG", icc_profile=srgb)).space is None
+    assert read_picture(encoded(photo(), "PNG", icc_profile=wide_gamut())).space is not None
 
 
 def test_ten_bit_avif_and_pictures_inside_a_jpeg_are_mentioned() -> None:
-    picture = images.read(encoded(photo(), "MPO", save_all=True, append_images=[photo()]))
+    picture = read_picture(encoded(photo(), "MPO", save_all=True, append_images=[photo()]))
     assert len(picture.frames) == 1
     assert "further pictures" in picture.warnings[0]
     data = encoded(photo(), "AVIF")
@@ -107,13 +107,13 @@ def test_ten_bit_avif_and_pictures_inside_a_jpeg_are_mentioned() -> None:
 def test_float_grey_outside_0_to_1_is_refused() -> None:
     bright = Image.fromarray(np.full((4, 4), 2.5, np.float32))
     with pytest.raises(BadImage, match=r"float samples from 2\.5"):
-        images.read(encoded(bright, "TIFF"))
+        read_picture(encoded(bright, "TIFF"))
 
 
 def test_a_transparent_level_of_16_bit_grey_is_mentioned() -> None:
     wide = Image.fromarray(np.full((4, 4), 3000, np.uint16))
-    assert images.read(encoded(wide, "PNG")).warnings == ()
-    assert images.read(encoded(wide, "PNG", transparency=3000)).warnings == (
+    assert read_picture(encoded(wide, "PNG")).warnings == ()
+    assert read_picture(encoded(wide, "PNG", transparency=3000)).warnings == (
         "16-bit grey: the transparent level is dropped",
     )
 
@@ -191,30 +191,30 @@ def test_noise_is_measured(sigma: int) -> None:
 
 @pytest.mark.parametrize(("quality", "expected"), [(10, 90), (97, 97)])
 def test_a_jpeg_comes_out_as_good_as_it_was_or_better_and_with_all_its_colour(quality: int, expected: int) -> None:
-    data, _ = written(images.read(encoded(photo(), "JPEG", quality=quality)), "JPEG")
-    assert images.read(data).jpeg_quality == expected
+    data, _ = written(read_picture(encoded(photo(), "JPEG", quality=quality)), "JPEG")
+    assert read_picture(data).jpeg_quality == expected
     with Image.open(BytesIO(data)) as image:
         assert [layer[1:3] for layer in image.layer] == [(1, 1)] * 3  # 4:4:4
 
 
 def test_what_a_format_cannot_hold_is_said() -> None:
-    picture = images.read(encoded(cutout(), "PNG", exif=exif()))
+    picture = read_picture(encoded(cutout(), "PNG", exif=exif()))
     data, notes = written(picture, "JPEG")
     assert notes == ("JPEG has no transparency: the picture is put on white",)
-    assert images.read(data).frames[0].pixels[0, 0].min() > 240
+    assert read_picture(data).frames[0].pixels[0, 0].min() > 240
     _, notes = written(picture, "BMP")
     assert "BMP cannot carry it: EXIF is dropped" in notes
     wide = Picture((Frame(np.full((4, 4, 1), 40_000, np.uint16)),))
     data, notes = written(wide, "WEBP")
     assert notes == ("WEBP holds 8 bits a sample: the 16 of the input are rounded",)
-    assert np.abs(images.read(data).frames[0].pixels.astype(int) - 156).max() <= 1
+    assert np.abs(read_picture(data).frames[0].pixels.astype(int) - 156).max() <= 1
 
 
 def test_a_profile_that_cannot_be_embedded_is_applied() -> None:
-    picture = images.read(encoded(photo(), "PNG", icc_profile=wide_gamut()))
+    picture = read_picture(encoded(photo(), "PNG", icc_profile=wide_gamut()))
     data, _ = written(picture, "BMP")
     expected = color.apply(picture.space.to_srgb, picture.frames[0].pixels)
-    assert np.array_equal(images.read(data).frames[0].pixels, expected)
+    assert np.array_equal(read_picture(data).frames[0].pixels, expected)
 
 
 def test_results_too_large_for_a_format_are_refused_before_any_work() -> None:
@@ -227,7 +227,7 @@ def test_results_too_large_for_a_format_are_refused_before_any_work() -> None:
 def test_metadata_too_long_for_a_segment_never_costs_the_picture(form: str) -> None:
     long = exif()
     long.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote] = b"x" * 70_000
-    picture = images.read(encoded(photo(), "PNG", exif=long))
+    picture = read_picture(encoded(photo(), "PNG", exif=long))
     data, notes = written(picture, form)
     with Image.open(BytesIO(data)) as image:
         assert image.getexif()[ExifTags.Base.Make] == "Maker"
@@ -244,16 +244,16 @@ def test_exif_too_long_for_a_jpeg_never_costs_the_picture(noted: bool) -> None:
     long[ExifTags.Base.ImageDescription] = "x" * 80_000
     if not noted:
         del long.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.MakerNote]
-    data, notes = written(images.read(encoded(photo(), "PNG", exif=long)), "JPEG")
+    data, notes = written(read_picture(encoded(photo(), "PNG", exif=long)), "JPEG")
     assert notes == ("JPEG cannot carry it: EXIF of more than 64 kB is dropped",)
-    assert not images.read(data).metadata.exif
+    assert not read_picture(data).metadata.exif
 
 
 def test_a_comment_too_long_for_a_jpeg_never_costs_the_picture() -> None:
     picture = Picture((Frame(np.zeros((4, 4, 3), np.uint8)),), metadata=Metadata(comment=b"x" * 66_000))
     data, notes = written(picture, "JPEG")
     assert notes == ("JPEG cannot carry it: the comment is dropped",)
-    assert images.read(data).size == (4, 4)
+    assert read_picture(data).size == (4, 4)
 
 
 # --- what a PNG's colours mean ----------------------------------------------------------------------------------
@@ -274,17 +274,17 @@ def coloured(*chunks: tuple[bytes, bytes], **options: object) -> bytes:
 @pytest.mark.parametrize("chunks", [[LINEAR], [BT2020_PQ, LINEAR], PLAIN, []])
 @pytest.mark.parametrize("strip", [False, True])
 def test_a_png_keeps_what_its_colours_mean(chunks: list[tuple[bytes, bytes]], strip: bool) -> None:
-    data, notes = written(images.read(coloured(*chunks)), "PNG", strip_metadata=strip)
+    data, notes = written(read_picture(coloured(*chunks)), "PNG", strip_metadata=strip)
     assert notes == ()
-    assert dict(images.read(data).metadata.png_colour) == dict(chunks)
+    assert dict(read_picture(data).metadata.png_colour) == dict(chunks)
 
 
 def test_a_deep_png_keeps_what_its_colours_mean() -> None:
     pytest.importorskip("imagecodecs")
-    picture = images.read(coloured(LINEAR))
+    picture = read_picture(coloured(LINEAR))
     wide = tuple(Frame(frame.pixels.astype(np.uint16) * 257) for frame in picture.frames)
     data, _ = written(replace(picture, frames=wide), "PNG")
-    assert images.read(data).metadata.png_colour == (LINEAR,)
+    assert read_picture(data).metadata.png_colour == (LINEAR,)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_deep_png_keeps_what_its_colours_mean() -> None:
 def test_other_formats_say_when_they_change_the_colours(
     chunks: list[tuple[bytes, bytes]], icc: bytes, lost: str | None
 ) -> None:
-    _, notes = written(images.read(coloured(*chunks, **({"icc_profile": icc} if icc else {}))), "JPEG")
+    _, notes = written(read_picture(coloured(*chunks, **({"icc_profile": icc} if icc else {}))), "JPEG")
     assert notes == ((f"JPEG cannot carry it: the colour space of the PNG ({lost}) is dropped",) if lost else ())
 
 
@@ -323,14 +323,14 @@ def test_photoshops_thumbnail_of_the_unrestored_picture_goes(number: int, size: 
     before, after = resource(1028, b"wall", b"\x03abc"), resource(1061, b"digest!")
     stream = before + resource(number, b"t" * size) + after
     app13 = [segment(0xED, b"Photoshop 3.0\0" + stream[i : i + 65_000]) for i in range(0, len(stream), 65_000)]
-    data, notes = written(images.read(encoded(photo(), "JPEG", extra=b"".join(app13))), "JPEG")
+    data, notes = written(read_picture(encoded(photo(), "JPEG", extra=b"".join(app13))), "JPEG")
     assert notes == ()
-    assert images.read(data).metadata.iptc == segment(0xED, b"Photoshop 3.0\0" + before + after)
+    assert read_picture(data).metadata.iptc == segment(0xED, b"Photoshop 3.0\0" + before + after)
 
 
 def test_photoshops_resources_without_a_thumbnail_stay_as_they_are() -> None:
     odd = segment(0xED, IPTC) + segment(0xED, b"Photoshop 3.0\0" + b"8BIM cut") + segment(0xED, b"Adobe_CM\0\2")
-    data, _ = written(images.read(encoded(photo(), "JPEG", extra=odd)), "JPEG")
+    data, _ = written(read_picture(encoded(photo(), "JPEG", extra=odd)), "JPEG")
     assert odd in data
 
 
@@ -349,15 +349,15 @@ GUID = b"0123456789ABCDEF0123456789ABCDEF"
 def test_long_xmp_goes_along_whole_or_without_a_loose_end(pointer: bytes) -> None:
     head = b"http://ns.adobe.com/xmp/extension/\0" + GUID + (66_000).to_bytes(4, "big")
     more = b"".join(segment(0xE1, head + at.to_bytes(4, "big") + b"x" * 33_000) for at in (0, 33_000))
-    picture = images.read(encoded(photo(), "JPEG", xmp=b"<x>" + pointer + b"</x>", extra=more))
+    picture = read_picture(encoded(photo(), "JPEG", xmp=b"<x>" + pointer + b"</x>", extra=more))
     data, notes = written(picture, "JPEG")
     assert notes == ()
     assert data.index(pointer) < data.index(more)
-    again = images.read(data).metadata
+    again = read_picture(data).metadata
     assert (again.xmp, again.xmp_extension) == (picture.metadata.xmp, more)
     for form in ("PNG", "WEBP", "TIFF"):
         data, notes = written(picture, form)
         assert notes == (f"{form} cannot carry it: the part of XMP beyond 64 kB is dropped",)
-        xmp = images.read(data).metadata.xmp
+        xmp = read_picture(data).metadata.xmp
         assert GUID not in xmp
         assert b'dc:title="wall"' in xmp

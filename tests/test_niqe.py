@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from album import photo
+from helpers.album import photo
 from PIL import Image
 
 from mambair_cli.bench.niqe import niqe

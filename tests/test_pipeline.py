@@ -13,17 +13,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from album import encoded, photo
+from helpers.album import encoded, photo
 
-from mambair_cli import files, images, pipeline, zoo
+from mambair_cli import files
 from mambair_cli.errors import MambairError, Unavailable, UsageError
 from mambair_cli.files import Job, Naming
-from mambair_cli.fit import Fit
-from mambair_cli.formats import FORMATS
-from mambair_cli.images import Frame, Picture
-from mambair_cli.pipeline import Settings
-from mambair_cli.record import Record
-from mambair_cli.request import Request, level_note
+from mambair_cli.images.decode import Frame, Picture, read_picture
+from mambair_cli.images.formats import FORMATS
+from mambair_cli.models import zoo
+from mambair_cli.restoring import batch
+from mambair_cli.restoring.batch import Settings
+from mambair_cli.restoring.fit import Fit
+from mambair_cli.restoring.record import Record
+from mambair_cli.restoring.request import Request, level_note
 
 
 class Repeater:
@@ -65,7 +67,7 @@ class Diary:
 
 def restore_all(jobs: list[Job], repeater: Repeater, **settings: object) -> Diary:
     diary = Diary()
-    pipeline.run(jobs, lambda picture, say: repeater.spec, lambda spec: repeater, Settings(**settings), diary)
+    batch.run(jobs, lambda picture, say: repeater.spec, lambda spec: repeater, Settings(**settings), diary)
     return diary
 
 
@@ -100,7 +102,7 @@ def test_what_was_written_before_an_interrupt_is_told(tmp_path: Path) -> None:
     jobs, diary = jobs_of(tmp_path, 3), Diary()
     network = Interrupted(tmp_path / "out" / "0.png")
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(jobs, lambda picture, say: network.spec, lambda spec: network, Settings(), diary)
+        batch.run(jobs, lambda picture, say: network.spec, lambda spec: network, Settings(), diary)
     assert [(Path(record.input).name, record.status) for record in diary.records] == [("0.png", "done")]
 
 
@@ -143,7 +145,7 @@ def test_reading_and_writing_happen_while_the_network_works(tmp_path: Path, monk
     jobs = jobs_of(tmp_path, 5)
     read = {job.source: threading.Event() for job in jobs}
     wrote = [threading.Event() for _ in jobs]
-    real = images.read, pipeline._write
+    real = read_picture, batch._write
 
     def reading(source: Path, limit: int) -> Picture:
         read[source].set()
@@ -166,13 +168,13 @@ def test_reading_and_writing_happen_while_the_network_works(tmp_path: Path, monk
             self.index += 1
             yield from super().restore_bands(lq, progress)
 
-    monkeypatch.setattr(pipeline.images, "read", reading)
-    monkeypatch.setattr(pipeline, "_write", writing)
+    monkeypatch.setattr(batch, "read_picture", reading)
+    monkeypatch.setattr(batch, "_write", writing)
     assert [record.status for record in restore_all(jobs, Waiting()).records] == ["done"] * 5
 
 
 def test_large_results_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs, write, lock = jobs_of(tmp_path, 8), pipeline._write, threading.Lock()
+    jobs, write, lock = jobs_of(tmp_path, 8), batch._write, threading.Lock()
     restored, written, most = 0, 0, 0
 
     def counted(*args: object) -> object:
@@ -191,8 +193,8 @@ def test_large_results_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.Monkey
                 restored += 1
                 most = max(most, restored - written)
 
-    monkeypatch.setattr(pipeline, "_write", counted)
-    monkeypatch.setattr(pipeline, "WAITING_PIXELS", 122 * 94)  # one result
+    monkeypatch.setattr(batch, "_write", counted)
+    monkeypatch.setattr(batch, "WAITING_PIXELS", 122 * 94)  # one result
     restore_all(jobs, Counting())
     assert most <= 2  # the one just restored, and one being written
 
@@ -206,7 +208,7 @@ def test_missing_weights_end_the_batch_after_what_is_done(tmp_path: Path) -> Non
         return repeater
 
     with pytest.raises(Unavailable):
-        pipeline.run(jobs, lambda picture, say: repeater.spec, load, Settings(), diary)
+        batch.run(jobs, lambda picture, say: repeater.spec, load, Settings(), diary)
     assert [record.status for record in diary.records] == ["done", "not tried", "not tried"]
     assert [(record.input, record.error) for record in diary.records[1:]] == [(job.input, "gone") for job in jobs[1:]]
 
@@ -227,7 +229,7 @@ def test_a_full_disk_ends_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline.encode, "write", full)
+    monkeypatch.setattr(batch.encode, "write", full)
     jobs = jobs_of(tmp_path, 20)
     records = restore_all(jobs, Repeater()).records
     assert [record.input for record in records] == [job.input for job in jobs]
@@ -273,7 +275,7 @@ def test_sizes_keep_proportions(fit: Fit, size: tuple[int, int], tag: str, tmp_p
     assert fit.size((80, 40)) == size
     assert fit.tag == tag
     picture = Picture((Frame(np.zeros((40, 80, 3), np.uint8), np.zeros((40, 80), np.uint8)),))
-    result = pipeline.restore(picture, FORMATS["PNG"], Repeater(), fit)
+    result = batch.restore(picture, FORMATS["PNG"], Repeater(), fit)
     assert result.size == size
     assert result.frames[0].alpha is not None
     assert result.frames[0].alpha.shape == size[::-1]
@@ -340,7 +342,7 @@ def test_noise_is_measured_where_that_is_wished(sigma: int, level: str) -> None:
 
 @pytest.mark.parametrize(("quality", "level"), [(8, "q10"), (32, "q30"), (60, "q40")])
 def test_the_quality_of_the_jpeg_chooses(quality: int, level: str) -> None:
-    picture = images.read(encoded(photo(), "JPEG", quality=quality))
+    picture = read_picture(encoded(photo(), "JPEG", quality=quality))
     alias = next(s.aliases[0] for s in zoo.zoo().values() if s.task == "decompress" and s.quality == 10 and s.aliases)
     found, notes = chosen(Request("decompress", model=alias), picture)
     assert found == level

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.networks import Nearest, blur, picture, spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import Nearest, blur, picture, spec
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mambair_cli import archs, load_model, restorer, tiling
+from mambair_cli import archs, load_model
 from mambair_cli.errors import MambairError, UsageError
-from mambair_cli.restorer import Restorer, bytes_per_pixel, padded_size, pick_device, pick_precision
-from mambair_cli.zoo import zoo
+from mambair_cli.models.zoo import zoo
+from mambair_cli.restoring import restorer, tiling
+from mambair_cli.restoring.restorer import Restorer, bytes_per_pixel, padded_size, pick_device, pick_precision
 
 SMALL_V2 = {
     "embed_dim": 12,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from album import cutout, exif, photo
-from networks import Nearest, blur, picture, spec
+from helpers.album import cutout, exif, photo
+from helpers.networks import Nearest, blur, picture, spec
 from PIL import ExifTags, Image
 from torch import Tensor
 
 from mambair_cli.errors import BadImage, UsageError
-from mambair_cli.restorer import Restorer, luma
+from mambair_cli.restoring.restorer import Restorer, luma
 
 
 def test_grey_through_a_colour_network_and_colour_through_a_grey_one() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.scans import gradients, problem, relative, to32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from scans import gradients, problem, relative, to32
 from torch import Tensor
 
 from mambair_cli import scan

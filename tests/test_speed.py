@@ -9,10 +9,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mambair_cli import archs, zoo
-from mambair_cli.bench import speed
+from mambair_cli import archs, speed
 from mambair_cli.cli.app import app
 from mambair_cli.errors import UsageError
+from mambair_cli.models import zoo
 
 KWARGS = dict(embed_dim=32, depths=[1], d_state=8, mlp_ratio=1.0, upscale=2, upsampler="pixelshuffledirect")
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mambair_cli import tiling
 from mambair_cli.errors import MambairError, UsageError
-from mambair_cli.tiling import TileSize
+from mambair_cli.restoring import tiling
+from mambair_cli.restoring.tiling import TileSize
 
 lengths = st.integers(1, 400)
 

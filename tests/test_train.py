@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from commands import Mambair, mambair
+from helpers.commands import Mambair, mambair
 from PIL import Image
 
-from mambair_cli import archs, checkpoints, degradations
+from mambair_cli import archs, degradations
 from mambair_cli.errors import MambairError, Unavailable, UsageError
+from mambair_cli.models import checkpoints
 from mambair_cli.train import curve, data, init, loop, recipe
 from mambair_cli.train.export import export
 from mambair_cli.train.recipe import Recipe, Teacher

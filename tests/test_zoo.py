@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambair_cli import zoo
 from mambair_cli.errors import MambairError, Unavailable, UsageError
+from mambair_cli.models import zoo
 
 GOLDEN = Path(__file__).parent / "golden"
 SHAPES = json.loads(gzip.decompress((GOLDEN / "state_dict_shapes.json.gz").read_bytes()))

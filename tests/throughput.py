@@ -14,10 +14,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mambair_cli import Restorer, files, images, load_model, pipeline
+from mambair_cli import Restorer, files, load_model
 from mambair_cli.files import Job, Naming
 from mambair_cli.images import color
-from mambair_cli.record import Record
+from mambair_cli.images.decode import read_picture
+from mambair_cli.restoring import batch as restoring
+from mambair_cli.restoring.record import Record
 
 SAMPLE = Path(__file__).parent.parent / "docs" / "sample.png"
 COUNT, SIDE = 50, 96
@@ -41,7 +43,7 @@ def crops(folder: Path) -> list[Path]:
 
 def alone(restorer: Restorer, paths: list[Path]) -> float:
     """Seconds of the network with everything decoded before and nothing encoded after."""
-    frames = [images.read(path).frames[0].pixels for path in paths]
+    frames = [read_picture(path).frames[0].pixels for path in paths]
     tensors = [torch.from_numpy(color.as_float(pixels)).permute(2, 0, 1) for pixels in frames]
     began = time.perf_counter()
     for tensor in tensors:
@@ -53,7 +55,7 @@ def batch(restorer: Restorer, paths: list[Path], out: Path) -> tuple[float, floa
     """Seconds from file to file, and those that its thread computed."""
     jobs = files.plan(files.find([str(path) for path in paths]), Naming("x4", f"{out}/"))
     began, computed = time.perf_counter(), time.thread_time()
-    pipeline.run(jobs, lambda *_: restorer.spec, lambda _: restorer, pipeline.Settings(force=True), Silent())
+    restoring.run(jobs, lambda *_: restorer.spec, lambda _: restorer, restoring.Settings(force=True), Silent())
     return time.perf_counter() - began, time.thread_time() - computed
 
 

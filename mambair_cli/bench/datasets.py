@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from mambair_cli import checkpoints, degradations, images, metrics
-from mambair_cli.download import download
+from mambair_cli import degradations, metrics
 from mambair_cli.errors import BadImage, Unavailable, UsageError
+from mambair_cli.images.decode import read_picture
+from mambair_cli.models import checkpoints
+from mambair_cli.models.download import download
 
 SUFFIXES = frozenset({".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 CONNECTIONS = 4  # files fetched at a time: the sets are on free hosts
@@ -234,7 +236,7 @@ def read(path: Path, grey: bool) -> NDArray[np.uint8]:
     Grey pictures become colour ones with equal channels. Raises BadImage for what cannot be read, has more depth or
     is transparent.
     """
-    frame = images.read(path).frames[0]
+    frame = read_picture(path).frames[0]
     pixels = frame.pixels
     if pixels.dtype != np.uint8:
         raise BadImage(f"{path.name} has more than 8 bits a channel.", "The published protocols are for 8 bits.")

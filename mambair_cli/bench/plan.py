@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mambair_cli import checkpoints, zoo
 from mambair_cli.bench.datasets import Degradation, known, registry
 from mambair_cli.errors import UsageError
-from mambair_cli.zoo import ModelSpec
+from mambair_cli.models import checkpoints, zoo
+from mambair_cli.models.zoo import ModelSpec
 
 BLIND_SIGMA, BLIND_QUALITY = 25, 10  # what a model without a level of its own is measured at
 

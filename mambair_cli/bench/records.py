@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from mambair_cli.bench.datasets import Dataset, Degradation
-from mambair_cli.zoo import ModelSpec
+from mambair_cli.models.zoo import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mambair_cli import __version__, checkpoints, degradations, files, metrics
+from mambair_cli import __version__, degradations, files, metrics
 from mambair_cli.bench.datasets import Dataset, Degradation, Item, read
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.perceptual import Perceptual
 from mambair_cli.bench.plan import degradation_of
 from mambair_cli.bench.records import Journal, Measured, Result, Score
 from mambair_cli.errors import BadImage, MambairError
-from mambair_cli.restorer import Restorer
-from mambair_cli.zoo import Protocol
+from mambair_cli.models import checkpoints
+from mambair_cli.models.zoo import Protocol
+from mambair_cli.restoring.restorer import Restorer
 
 T = TypeVar("T")
 TIMES_ONLY = ("platform", "processor", "python", "threads")  # of the environment: no score depends on them

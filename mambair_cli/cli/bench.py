@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from mambair_cli.bench.datasets import Dataset, Degradation
     from mambair_cli.bench.records import Measured, Result
     from mambair_cli.bench.run import Watcher
-    from mambair_cli.restorer import Restorer
-    from mambair_cli.zoo import ModelSpec
+    from mambair_cli.models.zoo import ModelSpec
+    from mambair_cli.restoring.restorer import Restorer
 
     Run = tuple[ModelSpec, Degradation, Dataset]
 
@@ -197,7 +197,7 @@ def bench(
     """
     _refuse_idle(context, "--scan" if scan else "--speed" if speed else None)
     if scan or speed:
-        from mambair_cli.bench.speed import run_scan, run_speed
+        from mambair_cli.speed import run_scan, run_speed
 
         if scan:
             run_scan(threads, device, json)
@@ -209,7 +209,7 @@ def bench(
 
     from mambair_cli.bench import datasets, plan
     from mambair_cli.bench import report as reports
-    from mambair_cli.restorer import load_model
+    from mambair_cli.restoring.restorer import load_model
 
     reports.check(report or (), force)
     if save:

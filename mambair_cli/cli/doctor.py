@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mambair_cli import __version__, checkpoints
+from mambair_cli import __version__
 from mambair_cli.cli.options import Json
 from mambair_cli.errors import MambairError
+from mambair_cli.models import checkpoints
 
 # What changes the behaviour of the program or of the libraries under it.
 VARIABLES = (
@@ -46,7 +47,8 @@ def survey() -> dict[str, Any]:
     import PIL
     import torch
 
-    from mambair_cli import restorer, scan
+    from mambair_cli import scan
+    from mambair_cli.restoring import restorer
     from mambair_cli.scan import cpu
 
     devices = restorer.available_devices()
@@ -100,7 +102,7 @@ def _processor() -> str:
 def _device(name: str) -> dict[str, Any]:
     import torch
 
-    from mambair_cli import tiling
+    from mambair_cli.restoring import tiling
 
     device = torch.device(name)
     model = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from mambair_cli import checkpoints, zoo
 from mambair_cli.cli.options import Json, Offline, Quiet
 from mambair_cli.errors import Unavailable, UsageError
-from mambair_cli.zoo import ModelSpec
+from mambair_cli.models import checkpoints, zoo
+from mambair_cli.models.zoo import ModelSpec
 
 HELP = """List, inspect, download and verify the models.
 
@@ -148,7 +148,7 @@ def verify(
     mambair models verify                       all that are here
     mambair models verify light base            these, which must be here
     """
-    from mambair_cli.download import sha256_of
+    from mambair_cli.models.download import sha256_of
 
     specs = [zoo.find(name) for name in names or ()] or [s for s in zoo.zoo().values() if checkpoints.path(s)]
     wrong, missing = [], []

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mambair_cli.formats import MAX_PIXELS
+from mambair_cli.images.formats import MAX_PIXELS
 
 MODEL = "Model"
 RUNNING = "How it runs"
@@ -20,7 +20,7 @@ BATCH = "Batch"
 
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:
-    from mambair_cli import zoo
+    from mambair_cli.models import zoo
 
     return zoo.complete(incomplete)
 

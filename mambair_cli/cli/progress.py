@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from mambair_cli.files import Job
-    from mambair_cli.pipeline import Record
+    from mambair_cli.restoring.batch import Record
 
 
 class Reporter:

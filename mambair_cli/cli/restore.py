@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from mambair_cli.cli.progress import Reporter
     from mambair_cli.files import Job
-    from mambair_cli.pipeline import Load, Settings
-    from mambair_cli.record import Record
-    from mambair_cli.request import Request
-    from mambair_cli.restorer import Restorer
-    from mambair_cli.zoo import ModelSpec
+    from mambair_cli.models.zoo import ModelSpec
+    from mambair_cli.restoring.batch import Load, Settings
+    from mambair_cli.restoring.record import Record
+    from mambair_cli.restoring.request import Request
+    from mambair_cli.restoring.restorer import Restorer
 
 SIZE = "Target size"
 
@@ -92,8 +92,8 @@ def upscale(
     is shrunk; pictures that are large enough are shrunk only, unless -s is
     given: then they are restored first.
     """
-    from mambair_cli.fit import Fit
-    from mambair_cli.request import SCALES, Request
+    from mambair_cli.restoring.fit import Fit
+    from mambair_cli.restoring.request import SCALES, Request
 
     if scale not in (None, *SCALES):
         raise UsageError(f"no model enlarges x{scale}", f"Scales: {', '.join(map(str, SCALES))}.")
@@ -116,7 +116,7 @@ def denoise(sigma: Sigma = None, *, options: RestoreOptions) -> None:
     Where nobody trained for the strength, the nearest one above is taken,
     and named.
     """
-    from mambair_cli.request import Request
+    from mambair_cli.restoring.request import Request
 
     _restore(Request("denoise", sigma=noise_wish(sigma)), "denoised", options)
 
@@ -131,7 +131,7 @@ def derain(*, options: RestoreOptions) -> None:
     mambair derain street.jpg                   street_derained.jpg
     mambair derain -r frames/ -o dry/           a tree, mirrored
     """
-    from mambair_cli.request import Request
+    from mambair_cli.restoring.request import Request
 
     _restore(Request("derain"), "derained", options)
 
@@ -151,7 +151,7 @@ def decompress(quality: Quality = None, *, options: RestoreOptions) -> None:
     restore the luma of colour pictures and keep their chroma, as is usual
     in the field.
     """
-    from mambair_cli.request import Request
+    from mambair_cli.restoring.request import Request
 
     _restore(Request("decompress", quality=quality), "decompressed", options)
 
@@ -176,9 +176,10 @@ def _restore(request: Request, tag: str, options: RestoreOptions) -> None:
     if options.dry_run:
         return _rehearse(request, jobs, notes, options)
 
-    from mambair_cli import pipeline, scan
+    from mambair_cli import scan
     from mambair_cli.cli.progress import Reporter
-    from mambair_cli.restorer import pick_device
+    from mambair_cli.restoring import batch
+    from mambair_cli.restoring.restorer import pick_device
 
     device = pick_device(options.device)
     scan.chosen_backend(device)  # raises where MAMBAIR_SCAN makes no sense
@@ -187,19 +188,21 @@ def _restore(request: Request, tag: str, options: RestoreOptions) -> None:
         for note in notes:
             reporter.say(note)
         load = _loader(device, options, reporter)
-        pipeline.run(jobs, request.model_for, load, _settings(request, options), reporter)
+        batch.run(jobs, request.model_for, load, _settings(request, options), reporter)
     raise typer.Exit(1 if reporter.counts["failed"] else 0)
 
 
 def _prepare(request: Request, tag: str, options: RestoreOptions) -> tuple[Request, list[Job], list[str]]:
     """All that can be wrong before a network is loaded, and what the user should know. Raises UsageError or
     Unavailable."""
-    from mambair_cli import choices, files, formats
-    from mambair_cli.request import level_note
+    from mambair_cli import files
+    from mambair_cli.images import formats
+    from mambair_cli.restoring import running
+    from mambair_cli.restoring.request import level_note
 
-    choices.check_device(options.device)
-    choices.check_precision(options.precision)
-    choices.check_tile(options.tile, options.overlap)
+    running.check_device(options.device)
+    running.check_precision(options.precision)
+    running.check_tile(options.tile, options.overlap)
     inputs, listed = list(options.inputs or ()), []
     if options.files_from:
         listed = files.read_list(options.files_from)
@@ -235,7 +238,7 @@ def _spec_of_weights(request: Request, options: RestoreOptions) -> ModelSpec | N
     """What `--weights` alone means: the architecture is read off the file."""
     if options.weights is None or options.model is not None:
         return None
-    from mambair_cli import checkpoints
+    from mambair_cli.models import checkpoints
 
     spec = checkpoints.spec_for_file(options.weights)
     if (spec.scale > 1) != (request.task == "upscale") or request.scale not in (None, spec.scale):
@@ -251,8 +254,8 @@ def _spec_of_weights(request: Request, options: RestoreOptions) -> ModelSpec | N
 
 def _loader(device: torch.device, options: RestoreOptions, reporter: Reporter) -> Load:
     """Networks by spec, each loaded once."""
-    from mambair_cli import checkpoints
-    from mambair_cli.restorer import Restorer
+    from mambair_cli.models import checkpoints
+    from mambair_cli.restoring.restorer import Restorer
 
     @cache
     def load(spec: ModelSpec) -> Restorer:
@@ -275,7 +278,7 @@ def _loader(device: torch.device, options: RestoreOptions, reporter: Reporter) -
 
 def _settings(request: Request, options: RestoreOptions) -> Settings:
     from mambair_cli.images.encode import Encoding
-    from mambair_cli.pipeline import Settings
+    from mambair_cli.restoring.batch import Settings
 
     return Settings(
         encoding=Encoding(options.png_level, options.output_quality, options.strip_metadata),
@@ -302,9 +305,9 @@ def _rehearse(request: Request, jobs: list[Job], notes: list[str], options: Rest
 
 
 def _rehearsal(job: Job, request: Request, options: RestoreOptions) -> tuple[Record, str]:
-    from mambair_cli import images
     from mambair_cli.images import encode
-    from mambair_cli.record import Record
+    from mambair_cli.images.decode import read_picture
+    from mambair_cli.restoring.record import Record
 
     if job.error:
         return Record(job.input, None, "failed", job.error), f": fails: {job.error}"
@@ -313,7 +316,7 @@ def _rehearsal(job: Job, request: Request, options: RestoreOptions) -> tuple[Rec
     if job.source is None:  # reading it would take it away from the real run
         return Record(job.input, job.output, "skipped", "dry run"), ""
     try:
-        picture = images.read(job.source, options.max_pixels)
+        picture = read_picture(job.source, options.max_pixels)
         spec = request.model_for(picture, lambda text: None)
         size = request.result_size(picture.size, spec)
         encode.check(job.format, size, len(picture.frames))

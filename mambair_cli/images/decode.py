@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mambair_cli.errors import BadImage
-from mambair_cli.formats import FORMATS, MAX_PIXELS
 from mambair_cli.images import color, deep, metadata
 from mambair_cli.images.color import Array
+from mambair_cli.images.formats import FORMATS, MAX_PIXELS
 from mambair_cli.images.metadata import Metadata
 
 _opening = threading.Lock()
@@ -73,7 +73,7 @@ class Picture:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def read(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode a file or its bytes. Raises BadImage, whatever the bytes are."""
     with _opened(source, max_pixels) as (file, image):
         if image is None:

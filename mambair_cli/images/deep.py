@@ -12,8 +12,8 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from mambair_cli.errors import BadImage
-from mambair_cli.formats import Format
 from mambair_cli.images import metadata
+from mambair_cli.images.formats import Format
 from mambair_cli.images.metadata import Metadata
 
 Array = np.ndarray[Any, Any]

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from mambair_cli.errors import BadImage
-from mambair_cli.formats import Format
 from mambair_cli.images import color, deep, metadata
 from mambair_cli.images.decode import Frame, Picture
+from mambair_cli.images.formats import Format
 
 _LOWEST_QUALITY = 90  # a restored picture is not squeezed through a bad JPEG's tables again
 _TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma")

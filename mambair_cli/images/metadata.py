@@ -10,8 +10,8 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
-from mambair_cli.formats import Format
 from mambair_cli.images import segments
+from mambair_cli.images.formats import Format
 
 _TAG = ExifTags.Base
 # How TIFF lays out its pixels, and what is kept elsewhere (XMP, Photoshop, ICC): not facts about the photo.

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mambair_cli import checkpoints, zoo
 from mambair_cli.errors import UsageError
+from mambair_cli.models import checkpoints, zoo
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from mambair_cli import files, metrics
 from mambair_cli.degradations import Bytes
 from mambair_cli.errors import UsageError
-from mambair_cli.restorer import Restorer, load_model
+from mambair_cli.restoring.restorer import Restorer, load_model
 from mambair_cli.train.data import to_tensor, views
 from mambair_cli.train.recipe import Recipe, Teacher
 

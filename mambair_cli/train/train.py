@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from mambair_cli import archs
 from mambair_cli.errors import UsageError
-from mambair_cli.restorer import Restorer, pick_device
+from mambair_cli.restoring.restorer import Restorer, pick_device
 from mambair_cli.train import curve, data, init, loop
 from mambair_cli.train.export import export
 from mambair_cli.train.loop import State

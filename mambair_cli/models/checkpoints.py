@@ -16,16 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mambair_cli.download import download, sha256_of
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
-from mambair_cli.zoo import TASKS, ModelSpec, Source, by_hand, zoo
+from mambair_cli.models.download import download, sha256_of
+from mambair_cli.models.zoo import TASKS, ModelSpec, Source, by_hand, zoo
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 log = logging.getLogger("mambair")
 
-BUNDLED = Path(__file__).parent / "models"
+BUNDLED = Path(__file__).parent / "bundled"
 CONTAINERS = ("params_ema", "params", "state_dict")
 
 

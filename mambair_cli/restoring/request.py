@@ -6,12 +6,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from mambair_cli import zoo
 from mambair_cli.errors import MambairError, Unavailable, UsageError
-from mambair_cli.fit import NO_FIT, Fit, Size
-from mambair_cli.images import Picture
+from mambair_cli.images.decode import Picture
 from mambair_cli.images.noise import noise_level
-from mambair_cli.zoo import ModelSpec
+from mambair_cli.models import zoo
+from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.restoring.fit import NO_FIT, Fit, Size
 
 AUTO = "auto"
 SCALES = (2, 3, 4)

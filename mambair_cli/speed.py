@@ -25,8 +25,9 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mambair_cli import archs, scan, zoo
+from mambair_cli import archs, scan
 from mambair_cli.errors import UsageError
+from mambair_cli.models import zoo
 from mambair_cli.scan import cpu, orders
 from mambair_cli.scan.meter import metered
 
@@ -277,8 +278,8 @@ def run_speed(
 
     The weights are random: speed does not depend on them. Raises UsageError for sizes that a network does not take.
     """
-    from mambair_cli import checkpoints
-    from mambair_cli.restorer import pick_device
+    from mambair_cli.models import checkpoints
+    from mambair_cli.restoring.restorer import pick_device
 
     where = pick_device(device)
     specs = [zoo.find(name) for name in models]
@@ -330,7 +331,7 @@ def _rates_line(rates: Rates) -> str:
 
 def run_scan(threads: int | None, device: str, as_json: bool) -> None:
     """Print the table (or one JSON object) of the op alone: every backend, one thread and all."""
-    from mambair_cli.restorer import pick_device
+    from mambair_cli.restoring.restorer import pick_device
 
     where = pick_device(device)
     counts = [threads] if threads else sorted({1, torch.get_num_threads()}) if where.type == "cpu" else [None]

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mambair_cli.choices import GRAIN
 from mambair_cli.errors import MambairError, UsageError
+from mambair_cli.restoring.running import GRAIN
 
 OVERLAP = 32  # input pixels shared by neighbouring tiles
 SMALLEST = 32  # input pixels; a device without room for less than this has no room for the network

@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from mambair_cli import checkpoints, ensemble, scan, tiling, zoo
-from mambair_cli.choices import PRECISIONS, check_precision, check_tile
+from mambair_cli import scan
 from mambair_cli.errors import BadImage, MambairError, UsageError
 from mambair_cli.images import color, decode
-from mambair_cli.tiling import Span, TileSize
+from mambair_cli.models import checkpoints, zoo
+from mambair_cli.restoring import ensemble, tiling
+from mambair_cli.restoring.running import PRECISIONS, check_precision, check_tile
+from mambair_cli.restoring.tiling import Span, TileSize
 
 log = logging.getLogger("mambair")
 

@@ -17,18 +17,19 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from mambair_cli import compare, files, images
+from mambair_cli import compare, files
 from mambair_cli.errors import BadImage, MambairError, Unavailable
 from mambair_cli.files import DiskFullError, Job
-from mambair_cli.fit import NO_FIT, Fit
-from mambair_cli.formats import MAX_PIXELS, Format, of_suffix
-from mambair_cli.images import Frame, Picture, color, encode
+from mambair_cli.images import color, encode
+from mambair_cli.images.decode import Frame, Picture, read_picture
 from mambair_cli.images.encode import Encoding
-from mambair_cli.record import Record
-from mambair_cli.zoo import ModelSpec
+from mambair_cli.images.formats import MAX_PIXELS, Format, of_suffix
+from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.restoring.fit import NO_FIT, Fit
+from mambair_cli.restoring.record import Record
 
 if TYPE_CHECKING:
-    from mambair_cli.restorer import Restorer
+    from mambair_cli.restoring.restorer import Restorer
 
 READ_AHEAD = 2
 WRITERS = 4
@@ -129,7 +130,7 @@ def _read(job: Job, settings: Settings) -> Reading:
     if job.target is not None and not settings.force and os.path.exists(job.target):
         return None, 0.0
     source = sys.stdin.buffer.read() if job.source is None else job.source
-    picture = images.read(source, settings.max_pixels)
+    picture = read_picture(source, settings.max_pixels)
     return picture, time.perf_counter() - started
 
 

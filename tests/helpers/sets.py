@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from album import photo
+from helpers.album import photo
 
 
 def put(path: Path, size: tuple[int, int] = (16, 12)) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
-PHOTO = Path(__file__).parent / "pictures" / "photo.png"
+PHOTO = Path(__file__).parent.parent / "pictures" / "photo.png"
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     b'<rdf:Description tiff:Orientation="6" dc:subject="wall"/></rdf:RDF></x:xmpmeta>'

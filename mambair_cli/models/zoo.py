@@ -121,7 +121,7 @@ def manifest() -> Path:
     """The weights.toml in use."""
     if other := os.environ.get("MAMBAIR_ZOO"):
         return Path(other)
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     installed = package / "weights.toml"
     return installed if installed.exists() else package.parent / "weights.toml"
 

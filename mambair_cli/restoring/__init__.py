@@ -1,0 +1,1 @@
+"""Pictures through networks: what is asked for, one picture, many pictures."""
