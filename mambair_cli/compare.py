@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from mambair_cli import files
+from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import BadImage, UsageError
 from mambair_cli.images import color
 from mambair_cli.images.decode import read_picture
@@ -50,7 +50,7 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
     pair, notes = aligned(read(before, max_pixels), read(after, max_pixels))
     names = [_readable(path if before.name == after.name else path.name) for path in (before, after)]
     captions = [f"{name}{note}" for name, note in zip(names, notes, strict=True)]
-    with files.atomic(target) as stream:
+    with atomic_write(target) as stream:
         if kind == ".png":
             sheet(*pair, captions).save(stream, "PNG")
         else:

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambair_cli import files
+from mambair_cli import atomic, files
+from mambair_cli.atomic import DiskFullError, atomic_write
 from mambair_cli.errors import MambairError, UsageError
-from mambair_cli.files import Naming, Source, atomic, find, plan, sweep
+from mambair_cli.files import Naming, Source, find, plan
 from mambair_cli.images.formats import FORMATS
 
 
@@ -206,7 +207,7 @@ def test_no_two_jobs_share_a_file(names: set[str], output: str | None, template:
 def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with atomic(tmp_path / "new" / "a.png") as file:
+        with atomic_write(tmp_path / "new" / "a.png") as file:
             file.write(b"whole")
     finally:
         os.umask(before)
@@ -217,7 +218,7 @@ def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> N
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
-    with pytest.raises(TypeError), atomic(tmp_path / "a.png") as file:
+    with pytest.raises(TypeError), atomic_write(tmp_path / "a.png") as file:
         file.writelines([b"half", None])
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == b"old"
@@ -225,21 +226,21 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_open_new", lambda temporary: Path("/dev/full").open("wb"))  # noqa: SIM115
-    with pytest.raises(files.DiskFullError, match=r"a\.png: No space left"), atomic(tmp_path / "a.png") as file:
+    monkeypatch.setattr(atomic, "_open_new", lambda temporary: Path("/dev/full").open("wb"))  # noqa: SIM115
+    with pytest.raises(DiskFullError, match=r"a\.png: No space left"), atomic_write(tmp_path / "a.png") as file:
         file.write(b"x" * 100_000)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MambairError, match="cannot write"), atomic(tmp_path / "file" / "a.png"):
+    with pytest.raises(MambairError, match="cannot write"), atomic_write(tmp_path / "file" / "a.png"):
         pass
 
 
 def test_only_what_killed_runs_left_is_swept_away(tmp_path: Path) -> None:
     dead = 2**22 + 1  # above the largest number of a process
-    own, day = files._host, 25 * 3600
+    own, day = atomic._host, 25 * 3600
     kept = [
         "a.png",
         ".part",
@@ -251,5 +252,5 @@ def test_only_what_killed_runs_left_is_swept_away(tmp_path: Path) -> None:
     for name in kept + swept:
         (tmp_path / name).touch()
     os.utime(tmp_path / swept[2], (day, day))
-    sweep([tmp_path, tmp_path / "missing"])
+    atomic.sweep([tmp_path, tmp_path / "missing"])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mambair_cli import files
+from mambair_cli.atomic import atomic_write
 from mambair_cli.bench.page import cells, extra_cells, extra_heads, extra_means, html, signed, timing
 from mambair_cli.bench.records import Result, Score
 from mambair_cli.errors import MambairError, UsageError
@@ -75,7 +75,7 @@ def _ours(target: Path) -> bool:
 def write(results: Sequence[Result], target: Path) -> None:
     """A report of the kind that the suffix of `target` names."""
     text = {".html": html, ".md": markdown, ".csv": table_csv, ".json": documents}[target.suffix.lower()](results)
-    with files.atomic(target) as stream:
+    with atomic_write(target) as stream:
         stream.write(text.encode())
 
 

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mambair_cli import __version__, degradations, files, metrics
+from mambair_cli import __version__, degradations, metrics
+from mambair_cli.atomic import atomic_write
 from mambair_cli.bench.datasets import Dataset, Degradation, Item, read
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.perceptual import Perceptual
@@ -167,7 +168,7 @@ class _Run:
             picture=place,
         )
         if place:
-            with files.atomic(Path(place)) as file:
+            with atomic_write(Path(place)) as file:
                 Image.fromarray(metrics.to_uint8(restored)).save(file, "PNG")
         try:
             self.journal.append(image)

@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mambair_cli import __version__, files
+from mambair_cli import __version__, atomic
 from mambair_cli.cli import bench, compare, doctor, models, restore, train
 from mambair_cli.errors import MambairError
 
@@ -103,7 +103,7 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
         sys.exit(1)
     except Stopped as stopped:
         # Not sys.exit: it would wait for encoders in other threads.
-        files.abandon()
+        atomic.abandon()
         sys.stderr.flush()
         os._exit(stopped.status)
 

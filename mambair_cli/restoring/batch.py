@@ -17,9 +17,10 @@ from typing import IO, TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from mambair_cli import compare, files
+from mambair_cli import atomic, compare
+from mambair_cli.atomic import DiskFullError, atomic_write
 from mambair_cli.errors import BadImage, MambairError, Unavailable
-from mambair_cli.files import DiskFullError, Job
+from mambair_cli.files import Job
 from mambair_cli.images import color, encode
 from mambair_cli.images.decode import Frame, Picture, read_picture
 from mambair_cli.images.encode import Encoding
@@ -69,7 +70,7 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
     A full disk ends it, a failure where that is wished, and missing weights; what follows is told as not tried.
     Raises Unavailable where the weights of a model cannot be had.
     """
-    files.sweep({job.target.parent for job in jobs if job.target})
+    atomic.sweep({job.target.parent for job in jobs if job.target})
     readers, writers = ThreadPoolExecutor(READ_AHEAD), ThreadPoolExecutor(WRITERS)
     outbox = Outbox(writers, settings, listener)
     try:
@@ -310,7 +311,7 @@ class Written:
 def _write(job: Job, result: Picture, record: Record, settings: Settings) -> Written:
     started = time.perf_counter()
     try:
-        with files.atomic(job.target) if job.target else _stdout() as stream:
+        with atomic_write(job.target) if job.target else _stdout() as stream:
             notes = encode.write(result, stream, job.format, settings.encoding)
     except BrokenPipeError:
         raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from mambair_cli import files
+from mambair_cli.atomic import atomic_write
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 64, 16, 40, 44
 INK, LINE, QUIET = "#222", "#1764ab", "#999"
@@ -48,7 +48,7 @@ def write(path: Path, title: str, points: Sequence[Point], baseline: float) -> N
     parts.append(f'<polyline points="{drawn}" fill="none" stroke="{LINE}" stroke-width="2"/>')
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
     head = f'{svg} font-family="sans-serif" font-size="12">'
-    with files.atomic(path) as file:
+    with atomic_write(path) as file:
         file.write("\n".join([head, '<rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>\n"]).encode())
 
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mambair_cli import __version__, files
+from mambair_cli import __version__
+from mambair_cli.atomic import atomic_write
 from mambair_cli.train.recipe import Recipe
 
 HALF_LOSS = 0.005  # dB that float16 may cost
@@ -52,9 +53,9 @@ def export(
         "recipe": recipe.as_dict(),
         "made": f"mambair {__version__}, torch {torch.__version__}, {time.strftime('%Y-%m-%d', time.gmtime())}",
     }
-    with files.atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(content)
-    with files.atomic(path.with_suffix(".json")) as file:
+    with atomic_write(path.with_suffix(".json")) as file:
         text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
         file.write(text.encode(errors="backslashreplace"))  # names of files need not be UTF-8
     return card

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mambair_cli import degradations, files, metrics
+from mambair_cli import degradations, metrics
+from mambair_cli.atomic import atomic_write
 from mambair_cli.degradations import Bytes
 from mambair_cli.errors import BadCheckpoint, MambairError, UsageError
 from mambair_cli.train.recipe import Recipe, Training
@@ -69,7 +70,7 @@ class State:
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        with files.atomic(path) as file:
+        with atomic_write(path) as file:
             torch.save(content, file)
 
     def load(self, path: Path, recipe: Recipe, data: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from mambair_cli import files
+from mambair_cli.atomic import atomic_write
 from mambair_cli.train.loop import Report, State
 
 
@@ -45,5 +45,5 @@ def write_log(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     writer = csv.DictWriter(text, list(history[0]))
     writer.writeheader()
     writer.writerows(history)
-    with files.atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(text.getvalue().encode())

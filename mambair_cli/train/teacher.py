@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mambair_cli import files, metrics
+from mambair_cli import metrics
+from mambair_cli.atomic import atomic_write
 from mambair_cli.degradations import Bytes
 from mambair_cli.errors import UsageError
 from mambair_cli.restoring.restorer import Restorer, load_model
@@ -44,7 +45,7 @@ def teach(
     key = hashlib.sha256(f"{restorer.sha256} {pictures}".encode()).hexdigest()
     path, scale = folder / f"taught-{key[:12]}.bin", restorer.spec.scale
     if not path.exists():
-        with files.atomic(path) as file:
+        with atomic_write(path) as file:
             for done, lq in enumerate(small, 1):
                 result = restorer.restore(to_tensor(lq[None])[0])
                 file.write(metrics.to_uint8(result.permute(1, 2, 0).numpy()).tobytes())
