@@ -15,16 +15,16 @@ from helpers.album import photo
 from helpers.browser import Browser
 from helpers.commands import Outcome, mambair
 from helpers.networks import identity, nearest
-from helpers.sets import parts, put
+from helpers.sets import damage, parts, put
 from PIL import Image
 
 from mambair_cli import degradations, metrics
-from mambair_cli.bench.datasets import Degradation, load
+from mambair_cli.bench.datasets import load
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.run import Watcher, measure
 from mambair_cli.restoring.restorer import load_model
 
-X2 = Degradation("upscale", 2)
+X2 = damage("upscale", 2)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from mambair_cli import archs
 from mambair_cli.cli import models
-from mambair_cli.cli.app import app
+from mambair_cli.cli.app import application
 from mambair_cli.errors import Unavailable, UsageError
 from mambair_cli.models import zoo
 
@@ -41,7 +41,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 
 def mambair(*args: object, **more: object) -> Result:
-    return CliRunner().invoke(app, ["models", *map(str, args)], **more)
+    return CliRunner().invoke(application(), ["models", *map(str, args)], **more)
 
 
 def done(*args: object) -> str:

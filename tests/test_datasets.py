@@ -10,19 +10,20 @@ import numpy as np
 import pytest
 from helpers import server as servers
 from helpers.album import photo
-from helpers.sets import parts, put
+from helpers.sets import damage, parts, put
 from PIL import Image
 
 from mambair_cli import metrics
 from mambair_cli.bench import datasets
-from mambair_cli.bench.datasets import Degradation, Selection, known, load, scan
+from mambair_cli.bench.damage import Damage
+from mambair_cli.bench.datasets import Selection, known, load, scan
 from mambair_cli.bench.run import prepare
 from mambair_cli.errors import BadImage, Unavailable, UsageError
-from mambair_cli.models.zoo import Protocol
+from mambair_cli.tasks import Protocol
 
-X2 = Degradation("upscale", 2)
-RAIN = Degradation("derain")
-NOISE = Degradation("denoise", sigma=25.0)
+X2 = damage("upscale", 2)
+RAIN = damage("derain")
+NOISE = damage("denoise", sigma=25.0)
 SR, RGB, GREY = Protocol("y", 2), Protocol("rgb", 0), Protocol("gray", 0)
 
 
@@ -41,7 +42,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("clean", "degraded", "degradation"),
+    ("clean", "degraded", "undone"),
     [
         ("HR/baby.png", "LRx2/babyx2.png", X2),
         ("HR/baby.png", "LR_bicubic/X2/babyx2.png", X2),
@@ -54,14 +55,14 @@ def pictures(tmp_path: Path) -> Path:
         ("norain-001.png", "rain-001.png", RAIN),
         ("target/1.png", "input/1.png", RAIN),
         ("HR/1.png", "LQ/1.png", RAIN),
-        ("clean/1.bmp", "noisy/1.png", Degradation("denoise", sigma="real")),
-        ("HR/a.png", "LQ_q10/a.jpg", Degradation("decompress", quality=10)),
+        ("clean/1.bmp", "noisy/1.png", damage("denoise", sigma="real")),
+        ("HR/a.png", "LQ_q10/a.jpg", damage("decompress", quality=10)),
     ],
 )
-def test_usual_layouts(tmp_path: Path, clean: str, degraded: str, degradation: Degradation) -> None:
+def test_usual_layouts(tmp_path: Path, clean: str, degraded: str, undone: Damage) -> None:
     put(tmp_path / clean)
     put(tmp_path / degraded)
-    (item,) = scan(tmp_path, degradation)
+    (item,) = scan(tmp_path, undone)
     assert (item.truth, item.degraded, item.problem) == (tmp_path / clean, tmp_path / degraded, "")
 
 
@@ -195,26 +196,26 @@ def test_pinned_sets_are_well_described() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "degradation", "protocol", "expected"),
+    ("name", "undone", "protocol", "expected"),
     [
-        ("Set5", Degradation("upscale", 2), Protocol("y", 2), 33.68),
-        ("Set5", Degradation("upscale", 3), Protocol("y", 3), 30.40),
-        ("Set5", Degradation("upscale", 4), Protocol("y", 4), 28.43),
-        ("Set14", Degradation("upscale", 2), Protocol("y", 2), 30.33),
-        ("Set14", Degradation("upscale", 3), Protocol("y", 3), 27.63),
-        ("Set14", Degradation("upscale", 4), Protocol("y", 4), 26.09),
-        ("Classic5", Degradation("decompress", quality=10), GREY, 27.82),
-        ("LIVE1", Degradation("decompress", quality=10), GREY, 27.77),
+        ("Set5", damage("upscale", 2), Protocol("y", 2), 33.68),
+        ("Set5", damage("upscale", 3), Protocol("y", 3), 30.40),
+        ("Set5", damage("upscale", 4), Protocol("y", 4), 28.43),
+        ("Set14", damage("upscale", 2), Protocol("y", 2), 30.33),
+        ("Set14", damage("upscale", 3), Protocol("y", 3), 27.63),
+        ("Set14", damage("upscale", 4), Protocol("y", 4), 26.09),
+        ("Classic5", damage("decompress", quality=10), GREY, 27.82),
+        ("LIVE1", damage("decompress", quality=10), GREY, 27.77),
         ("Rain100L", RAIN, Protocol("y", 0, rounding="luma"), 26.49),
         ("CBSD68", NOISE, RGB, 20.17),
     ],
 )
 def test_doing_nothing_scores_as_published(
-    shared: Path, name: str, degradation: Degradation, protocol: Protocol, expected: float
+    shared: Path, name: str, undone: Damage, protocol: Protocol, expected: float
 ) -> None:
     values = []
-    for item in load(name, degradation, root=shared / "data").items:
-        pair = prepare(item, degradation, protocol)
+    for item in load(name, undone, root=shared / "data").items:
+        pair = prepare(item, undone, protocol)
         values.append(
             metrics.psnr(
                 pair.before,
@@ -231,7 +232,7 @@ def test_published_code_reads_grey_pictures_as_colour(tmp_path: Path) -> None:
     photo("L").save(tmp_path / "grey.png")
     (item,) = scan(tmp_path, X2)
     assert prepare(item, X2, SR).truth.shape[2] == 3
-    assert prepare(item, Degradation("decompress", quality=10), GREY).truth.ndim == 2
+    assert prepare(item, damage("decompress", quality=10), GREY).truth.ndim == 2
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "grey.png")
     with pytest.raises(BadImage, match="8 bits"):
         prepare(item, X2, SR)

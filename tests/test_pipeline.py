@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.album import encoded, photo
+from helpers.networks import spec
 
 from mambair_cli import files
 from mambair_cli.errors import MambairError, Unavailable, UsageError
@@ -24,19 +24,23 @@ from mambair_cli.models import zoo
 from mambair_cli.restoring import batch
 from mambair_cli.restoring.batch import Settings
 from mambair_cli.restoring.fit import Fit
+from mambair_cli.restoring.picture import restore
 from mambair_cli.restoring.record import Record
-from mambair_cli.restoring.request import Request, level_note
+from mambair_cli.restoring.request import Request
+from mambair_cli.restoring.running import Running
+
+Bands = Iterator[tuple[int, torch.Tensor]]
 
 
 class Repeater:
     """In the place of a Restorer: every pixel `scale` times, in bands of three rows."""
 
     def __init__(self, scale: int = 2) -> None:
-        self.spec = SimpleNamespace(name="repeater", scale=scale)
-        self.device, self.precision_used, self.scan = torch.device("cpu"), "fp32", "torch"
-        self.sha256, self.tile_used, self.ensemble, self.seed = "0" * 64, "off", False, 0
+        self.spec, self.scale, self.running = replace(spec(scale), name="repeater"), scale, Running()
+        self.request = Request("upscale", spec=self.spec)
+        self.device, self.scan, self.sha256 = torch.device("cpu"), "torch", "0" * 64
 
-    def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+    def restore_bands(self, lq: torch.Tensor, progress: object, used: object) -> Bands:
         if progress:
             progress(1, 1)
         scale = self.spec.scale
@@ -67,7 +71,7 @@ class Diary:
 
 def restore_all(jobs: list[Job], repeater: Repeater, **settings: object) -> Diary:
     diary = Diary()
-    batch.run(jobs, lambda picture, say: repeater.spec, lambda spec: repeater, Settings(**settings), diary)
+    batch.run(jobs, repeater.request, lambda spec: repeater, Settings(**settings), diary)
     return diary
 
 
@@ -86,10 +90,10 @@ class Interrupted(Repeater):
         super().__init__()
         self.first, self.calls = first, 0
 
-    def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+    def restore_bands(self, lq: torch.Tensor, progress: object, used: object) -> Bands:
         self.calls += 1
         if self.calls == 1:
-            yield from super().restore_bands(lq, progress)
+            yield from super().restore_bands(lq, progress, used)
             return
         until = time.monotonic() + 10
         while not self.first.exists() and time.monotonic() < until:
@@ -102,7 +106,7 @@ def test_what_was_written_before_an_interrupt_is_told(tmp_path: Path) -> None:
     jobs, diary = jobs_of(tmp_path, 3), Diary()
     network = Interrupted(tmp_path / "out" / "0.png")
     with pytest.raises(KeyboardInterrupt):
-        batch.run(jobs, lambda picture, say: network.spec, lambda spec: network, Settings(), diary)
+        batch.run(jobs, network.request, lambda spec: network, Settings(), diary)
     assert [(Path(record.input).name, record.status) for record in diary.records] == [("0.png", "done")]
 
 
@@ -159,14 +163,14 @@ def test_reading_and_writing_happen_while_the_network_works(tmp_path: Path, monk
     class Waiting(Repeater):
         index = 0
 
-        def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+        def restore_bands(self, lq: torch.Tensor, progress: object, used: object) -> Bands:
             """Works until the next picture is being read and the last one is written."""
             if self.index + 1 < len(jobs):
                 assert read[jobs[self.index + 1].source].wait(20)
             if self.index:
                 assert wrote[self.index - 1].wait(20)
             self.index += 1
-            yield from super().restore_bands(lq, progress)
+            yield from super().restore_bands(lq, progress, used)
 
     monkeypatch.setattr(batch, "read_picture", reading)
     monkeypatch.setattr(batch, "_write", writing)
@@ -186,9 +190,9 @@ def test_large_results_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.Monkey
         return result
 
     class Counting(Repeater):
-        def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+        def restore_bands(self, lq: torch.Tensor, progress: object, used: object) -> Bands:
             nonlocal restored, most
-            yield from super().restore_bands(lq, progress)
+            yield from super().restore_bands(lq, progress, used)
             with lock:
                 restored += 1
                 most = max(most, restored - written)
@@ -208,17 +212,17 @@ def test_missing_weights_end_the_batch_after_what_is_done(tmp_path: Path) -> Non
         return repeater
 
     with pytest.raises(Unavailable):
-        batch.run(jobs, lambda picture, say: repeater.spec, load, Settings(), diary)
+        batch.run(jobs, repeater.request, load, Settings(), diary)
     assert [record.status for record in diary.records] == ["done", "not tried", "not tried"]
     assert [(record.input, record.error) for record in diary.records[1:]] == [(job.input, "gone") for job in jobs[1:]]
 
 
 def test_a_network_that_breaks_on_a_picture_breaks_only_that(tmp_path: Path) -> None:
     class Picky(Repeater):
-        def restore_bands(self, lq: torch.Tensor, progress: object) -> Iterator[tuple[int, torch.Tensor]]:
+        def restore_bands(self, lq: torch.Tensor, progress: object, used: object) -> Bands:
             if lq[0, 0, 0] == 0:
                 raise RuntimeError("cannot")
-            return super().restore_bands(lq, progress)
+            return super().restore_bands(lq, progress, used)
 
     records = restore_all(jobs_of(tmp_path, 3), Picky()).records
     assert [record.status for record in records] == ["done", "failed", "failed"]  # turning leaves black corners
@@ -245,7 +249,7 @@ def test_a_full_disk_ends_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         ("wrong.jpg", "out/", ["holds a PNG; by its name the result is a JPEG, with losses (--format png: without)"]),
         ("wrong.webp", "out/", []),  # stays without loss
-        ("right.png", "out/wished.jpg", []),
+        ("right.png", "out/named.jpg", []),
     ],
 )
 def test_a_misleading_suffix_costs_no_quality_silently(
@@ -258,7 +262,7 @@ def test_a_misleading_suffix_costs_no_quality_silently(
     assert diary.notes == told
 
 
-# --- a wished size ----------------------------------------------------------------------------------------------
+# --- a size ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -275,13 +279,15 @@ def test_sizes_keep_proportions(fit: Fit, size: tuple[int, int], tag: str, tmp_p
     assert fit.size((80, 40)) == size
     assert fit.tag == tag
     picture = Picture((Frame(np.zeros((40, 80, 3), np.uint8), np.zeros((40, 80), np.uint8)),))
-    result = batch.restore(picture, FORMATS["PNG"], Repeater(), fit)
+    repeater = Repeater()
+    request = replace(repeater.request, fit=fit)
+    result = restore(picture, request, lambda spec: repeater, form=FORMATS["PNG"]).picture
     assert result.size == size
     assert result.frames[0].alpha is not None
     assert result.frames[0].alpha.shape == size[::-1]
 
 
-def test_only_one_size_can_be_wished() -> None:
+def test_only_one_size_can_be_asked_for() -> None:
     with pytest.raises(UsageError):
         Fit(width=3, long_edge=4)
 
@@ -290,9 +296,9 @@ def test_only_one_size_can_be_wished() -> None:
 
 
 def chosen(request: Request, picture: Picture) -> tuple[str, list[str]]:
-    notes: list[str] = []
-    spec = request.model_for(picture, notes.append)
-    return spec.level, notes
+    plan = request.plan(picture)
+    assert plan.spec is not None
+    return plan.spec.level, list(plan.notes)
 
 
 def plain(width: int = 64, height: int = 48, noise: float = 0.0) -> Picture:
@@ -309,21 +315,22 @@ def test_the_smallest_scale_that_is_enough_is_taken(long_edge: int, scale: str) 
 
 @pytest.mark.parametrize("long_edge", [64, 20])
 def test_what_is_large_enough_needs_no_network_unless_a_scale_is_named(long_edge: int) -> None:
-    request, notes = Request("upscale", fit=Fit(long_edge=long_edge), model="light"), []
-    assert request.model_for(plain(), notes.append) is None
-    assert "large enough already" in notes[0]
+    request = Request("upscale", fit=Fit(long_edge=long_edge), model="light")
+    plan = request.plan(plain())
+    assert plan.spec is None
+    assert "large enough already" in plan.notes[0]
     assert chosen(replace(request, scale=2), plain())[0] == "x2"
     pages = Picture((*plain().frames, *plain(32, 24).frames))
-    assert (request.model_for(pages, notes.append) is None) == (long_edge == 20)  # the smallest page decides
+    assert (request.plan(pages).spec is None) == (long_edge == 20)  # the smallest page decides
 
 
 def test_what_was_compressed_falls_back_on_the_model_for_clean_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     clean_only = {name: spec for name, spec in zoo.zoo().items() if not (spec.source.bundled and spec.compressed)}
     monkeypatch.setattr(zoo, "zoo", lambda: clean_only)
     lossy = replace(plain(), lossless=False)
-    assert not Request("upscale", scale=4).model_for(lossy, print).compressed
+    assert not Request("upscale", scale=4).plan(lossy).spec.compressed
     with pytest.raises(Unavailable):  # but not in silence where it was asked for
-        Request("upscale", scale=4, compressed=True).model_for(lossy, print)
+        Request("upscale", scale=4, compressed=True).plan(lossy)
 
 
 def test_a_size_beyond_the_largest_scale_is_refused() -> None:
@@ -364,5 +371,5 @@ def test_what_a_user_would_want_to_know_is_said() -> None:
 def test_a_level_nobody_trained_for_is_named() -> None:
     request = Request("denoise", sigma=20, model="mambair-colordn-25")
     spec = next(s for s in zoo.zoo().values() if s.task == "denoise" and s.sigma == 25)
-    assert "25" in str(level_note(request, spec))
-    assert level_note(replace(request, sigma=25), spec) is None
+    assert "25" in str(request.level_note(spec))
+    assert replace(request, sigma=25).level_note(spec) is None

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from mambair_cli import archs, speed
-from mambair_cli.cli.app import app
+from mambair_cli.cli.app import application
 from mambair_cli.errors import UsageError
 from mambair_cli.models import zoo
 
@@ -42,28 +42,30 @@ def test_speed_of_a_network_that_hands_weights_around() -> None:
 
 def test_speed_with_gradients() -> None:
     arguments = ["bench", "--speed", "--backward", "-m", "mambair-light-x2", "--size", "16x8"]
-    (row,) = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["rows"]
+    (row,) = json.loads(CliRunner().invoke(application(), [*arguments, "--json"]).stdout)["rows"]
     assert row["backward"] > 0
     assert row["backward_ratio"] > 0
-    assert "bwd/fwd" in CliRunner().invoke(app, arguments).stdout
+    assert "bwd/fwd" in CliRunner().invoke(application(), arguments).stdout
 
 
 def test_speed_reports() -> None:
-    result = CliRunner().invoke(app, ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"])
+    result = CliRunner().invoke(
+        application(), ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"]
+    )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["rows"][0]["size"] == [8, 16]  # height, width
     assert report["machine"]["exps"] > 1e6
     threads = torch.get_num_threads()
     table = CliRunner().invoke(
-        app, ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"]
+        application(), ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"]
     )
     assert "time/floor" in table.stdout
     assert torch.get_num_threads() == threads
 
 
 def test_the_default_model_is_that_of_upscale() -> None:
-    result = CliRunner().invoke(app, ["bench", "--speed", "--size", "8x8", "--json"])
+    result = CliRunner().invoke(application(), ["bench", "--speed", "--size", "8x8", "--json"])
     assert [row["model"] for row in json.loads(result.stdout)["rows"]] == [zoo.resolve("upscale").name]
 
 
@@ -82,7 +84,7 @@ def test_the_default_model_is_that_of_upscale() -> None:
     ],
 )
 def test_options_in_vain_are_refused(arguments: list[str], named: str) -> None:
-    result = CliRunner().invoke(app, ["bench", *arguments])
+    result = CliRunner().invoke(application(), ["bench", *arguments])
     assert isinstance(result.exception, UsageError)
     assert named in result.exception.message
 
@@ -90,12 +92,12 @@ def test_options_in_vain_are_refused(arguments: list[str], named: str) -> None:
 def test_the_environment_is_no_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MAMBAIR_DATA", str(tmp_path))
     monkeypatch.setenv("MAMBAIR_OFFLINE", "1")
-    assert CliRunner().invoke(app, ["bench", "--speed", "--size", "8x8"]).exit_code == 0
+    assert CliRunner().invoke(application(), ["bench", "--speed", "--size", "8x8"]).exit_code == 0
 
 
 def test_scan_reports(monkeypatch) -> None:
     monkeypatch.setattr(speed, "LAYERS", {"small": (6, 5, 8, 4, 2)})
-    result = CliRunner().invoke(app, ["bench", "--scan", "--threads", "1", "--json"])
+    result = CliRunner().invoke(application(), ["bench", "--scan", "--threads", "1", "--json"])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
     assert {"torch"} <= {row["backend"] for row in rows}

@@ -20,6 +20,7 @@ from mambair_cli.images import color
 from mambair_cli.images.decode import read_picture
 from mambair_cli.restoring import batch as restoring
 from mambair_cli.restoring.record import Record
+from mambair_cli.restoring.request import Request
 
 SAMPLE = Path(__file__).parent.parent / "docs" / "sample.png"
 COUNT, SIDE = 50, 96
@@ -55,7 +56,8 @@ def batch(restorer: Restorer, paths: list[Path], out: Path) -> tuple[float, floa
     """Seconds from file to file, and those that its thread computed."""
     jobs = files.plan(files.find([str(path) for path in paths]), Naming("x4", f"{out}/"))
     began, computed = time.perf_counter(), time.thread_time()
-    restoring.run(jobs, lambda *_: restorer.spec, lambda _: restorer, restoring.Settings(force=True), Silent())
+    request = Request("upscale", spec=restorer.spec)
+    restoring.run(jobs, request, lambda _: restorer, restoring.Settings(force=True), Silent())
     return time.perf_counter() - began, time.thread_time() - computed
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from mambair_cli import degradations, metrics
+from mambair_cli import metrics
+from mambair_cli.bench.damage import Damage
 from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.images.decode import read_picture
 from mambair_cli.models import checkpoints
@@ -30,7 +31,7 @@ from mambair_cli.models.download import download
 SUFFIXES = frozenset({".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 CONNECTIONS = 4  # files fetched at a time: the sets are on free hosts
 
-# Where papers and their repositories keep clean and degraded pictures; {s} is the scale, {q} the quality.
+# Where papers and their repositories keep clean pictures; {s} is the scale.
 CLEAN = (
     "HR/*",
     "GTmod12/*",
@@ -44,81 +45,6 @@ CLEAN = (
     "groundtruth/*",
     "*",
 )
-DEGRADED: Mapping[str, tuple[str, ...]] = {
-    "upscale": (
-        "LRx{s}/*",
-        "LR_bicubic/X{s}/*",
-        "LR_bicubic/x{s}/*",
-        "LRbicx{s}/*",
-        "LR/X{s}/*",
-        "LR/x{s}/*",
-        "X{s}/*",
-        "x{s}/*",
-        "image_SRF_{s}/*_LR.*",
-    ),
-    "derain": ("LQ/*", "rain/X2/*", "rain/*", "rainy/*", "input/*", "rain-*"),
-    "denoise": ("LQ/*", "noisy/*", "input/*"),  # real noise only; Gaussian noise is always made
-    "upscale compressed": ("LRx{s}_q{q}/*", "LR_bicubic/X{s}_q{q}/*"),
-    "decompress": ("LQ_q{q}/*", "JPEG_q{q}/*", "q{q}/*", "{q}/*"),
-}
-
-
-@dataclass(frozen=True)
-class Degradation:
-    """What was done to the clean pictures; `sigma` "real" is a camera's noise."""
-
-    task: str
-    scale: int = 1
-    sigma: float | Literal["real"] | None = None
-    quality: int | None = None
-
-    def __str__(self) -> str:
-        if self.task == "upscale":
-            return f"x{self.scale}" + (f" JPEG {self.quality}" if self.quality else "")
-        if self.task == "denoise":
-            return f"noise {self.sigma}" if self.sigma == "real" else f"noise {self.sigma:g}"
-        return "rain" if self.task == "derain" else f"JPEG {self.quality}"
-
-    @property
-    def made(self) -> bool:
-        """Whether it can be made from the clean picture; rain and real noise can only be read."""
-        return self.task != "derain" and self.sigma != "real"
-
-    @property
-    def baseline(self) -> str:
-        """What doing nothing means."""
-        return "bicubic" if self.task == "upscale" else "input"
-
-    @property
-    def patterns(self) -> tuple[str, ...]:
-        """Where degraded pictures may lie, relative to the folder of the set."""
-        if self.task == "denoise" and self.made:
-            return ()
-        kind = "upscale compressed" if self.task == "upscale" and self.quality else self.task
-        return tuple(pattern.format(s=self.scale, q=self.quality) for pattern in DEGRADED[kind])
-
-    def apply(self, truth: NDArray[np.uint8]) -> NDArray[Any]:
-        """The degraded picture of a clean one as the field makes it: `uint8`, or for noise float32 on [0, 1]."""
-        if self.task in ("upscale", "decompress"):
-            small = degradations.downscale(truth, self.scale)
-            return degradations.jpeg(small, self.quality) if self.quality else small
-        if self.task == "denoise" and isinstance(self.sigma, int | float):
-            return degradations.gaussian_noise(truth, self.sigma)
-        raise ValueError(f"{self} cannot be made")
-
-    def describe(self, read: bool) -> str:
-        """For reports: where the degraded pictures came from."""
-        if read or not self.made:
-            return f"{self}: read from files"
-        if self.task == "denoise":
-            how = "numpy RandomState(0) for every picture, channels drawn as B, G, R, neither clipped nor rounded"
-        else:
-            steps = (
-                "Matlab-exact bicubic, uint8" * (self.scale > 1),
-                "libjpeg baseline encoder" * bool(self.quality),
-            )
-            how = ", then ".join(filter(None, steps))
-        return f"{self}: made on the fly ({how})"
 
 
 @dataclass(frozen=True)
@@ -176,7 +102,7 @@ def known(name: str) -> str | None:
 
 def load(
     name: str,
-    degradation: Degradation,
+    damage: Damage,
     *,
     root: Path | None = None,
     select: Selection = Selection(),
@@ -191,7 +117,7 @@ def load(
     if canonical:
         folder = _below(root, canonical) if root else None
         if folder is None:
-            return _fetch(canonical, degradation, root, select, offline, quiet)
+            return _fetch(canonical, damage, root, select, offline, quiet)
     else:
         folder = Path(name)
         if not folder.is_dir():
@@ -200,30 +126,30 @@ def load(
             raise UsageError(
                 f"{name!r} is neither a known set nor a folder.", f"{hint}Known: {', '.join(registry())}."
             )
-    items = scan(folder, degradation)
+    items = scan(folder, damage)
     pinned = sum(file.role == "HR" for file in _pinned(canonical)) if canonical else 0
     return Dataset(canonical or folder.resolve().name, folder, select(items), pinned or len(items))
 
 
-def scan(folder: Path, degradation: Degradation) -> list[Item]:
+def scan(folder: Path, damage: Damage) -> list[Item]:
     """Pair the pictures of a folder in any of the usual layouts, in the natural order of their names.
 
     A clean picture without its degraded one is an item with a problem. Raises Unavailable if there are no
     clean pictures, or no degraded ones that would have to be read.
     """
-    clean = [pattern.format(s=degradation.scale) for pattern in CLEAN]
+    clean = [pattern.format(s=damage.scale) for pattern in CLEAN]
     truths = _first(folder, clean)
     if not truths:
         raise Unavailable(f"No pictures in {folder}.", f"Looked for {_listing(clean)}.")
-    inputs = _first(folder, degradation.patterns)
+    inputs = _first(folder, damage.patterns)
     if not inputs:
-        if not degradation.made:
+        if not damage.can_be_made:
             raise Unavailable(
-                f"No degraded pictures in {folder}: {degradation} cannot be made, only read.",
-                f"Looked for {_listing(degradation.patterns)}.",
+                f"No degraded pictures in {folder}: {damage} cannot be made, only read.",
+                f"Looked for {_listing(damage.patterns)}.",
             )
         return [Item(name, path) for name, path in zip(_names(truths), truths, strict=True)]
-    paired, problem = _paired(truths, inputs, degradation.scale), f"no degraded picture for it in {inputs[0].parent}"
+    paired, problem = _paired(truths, inputs, damage.scale), f"no degraded picture for it in {inputs[0].parent}"
     return [
         Item(name, truth, paired[truth], "" if paired[truth] else problem)
         for name, truth in zip(_names(truths), truths, strict=True)
@@ -268,9 +194,7 @@ def _pinned(name: str) -> list[_Pinned]:
     return sorted(found, key=lambda file: _natural(file.place))
 
 
-def _fetch(
-    name: str, degradation: Degradation, root: Path | None, select: Selection, offline: bool, quiet: bool
-) -> Dataset:
+def _fetch(name: str, damage: Damage, root: Path | None, select: Selection, offline: bool, quiet: bool) -> Dataset:
     """The set from its pinned source, kept in the cache. Raises Unavailable if it may not be redistributed."""
     pinned = _pinned(name)
     if not pinned:
@@ -280,14 +204,11 @@ def _fetch(
             f"Get it from {registry()[name]['source']}; then pass --data-root with the folder that holds {name}/.",
         )
     folder = checkpoints.cache_dir() / "datasets" / name
-    role = f"LRx{degradation.scale}" if degradation.task == "upscale" and not degradation.quality else "LQ"
-    inputs = [folder / file.place for file in pinned if file.role == role]
-    if not inputs and not degradation.made:
-        raise Unavailable(
-            f"{name} has no pictures degraded by {degradation}.", "Choose another set, or another task."
-        )
+    inputs = [folder / file.place for file in pinned if file.role == damage.role]
+    if not inputs and not damage.can_be_made:
+        raise Unavailable(f"{name} has no pictures degraded by {damage}.", "Choose another set, or another task.")
     truths = [folder / file.place for file in pinned if file.role == "HR"]
-    paired = _paired(truths, inputs, degradation.scale)
+    paired = _paired(truths, inputs, damage.scale)
     items = select(Item(path.stem, path, paired[path]) for path in truths)
     wanted = {path for item in items for path in (item.truth, item.degraded) if path}
     missing = [file for file in pinned if folder / file.place in wanted and not (folder / file.place).exists()]

@@ -21,13 +21,13 @@ ERROR_GAIN = 4  # errors are shown this many times brighter
 
 def html(results: Sequence[Result]) -> str:
     """The whole page."""
-    sets = dict.fromkeys((result.dataset.name, str(result.degradation)) for result in results)
-    title = "mambair bench: " + ", ".join(f"{name} {degradation}" for name, degradation in sets)
+    sets = dict.fromkeys((result.dataset.name, str(result.damage)) for result in results)
+    title = "mambair bench: " + ", ".join(f"{name} {damage}" for name, damage in sets)
     body = [f"<h1>{escape(title)}</h1>", _summary(results)]
-    for name, degradation in sets:
-        group = [r for r in results if (r.dataset.name, str(r.degradation)) == (name, degradation)]
+    for name, damage in sets:
+        group = [r for r in results if (r.dataset.name, str(r.damage)) == (name, damage)]
         if plot := speed_and_quality(group):
-            body += [f"<h2>Speed and quality on {escape(name)}, {escape(degradation)}</h2>", plot]
+            body += [f"<h2>Speed and quality on {escape(name)}, {escape(damage)}</h2>", plot]
     body += [_section(result) for result in results]
     return page(title, "\n".join(body))
 
@@ -52,7 +52,7 @@ def _summary(results: Sequence[Result]) -> str:
         gain = mean.psnr - baseline.psnr if mean and baseline else None
         rows.append(
             [
-                escape(r.model), escape(r.dataset.name), escape(str(r.degradation)), *cells(mean),
+                escape(r.model), escape(r.dataset.name), escape(str(r.damage)), *cells(mean),
                 " / ".join(filter(None, cells(published))), _delta(delta, -0.05),
                 " / ".join(filter(None, cells(baseline))), _delta(gain, 0.0),
                 timing(r.seconds), f"{len(r.measured)}/{r.dataset.size}", *extra_means(r),
@@ -62,7 +62,7 @@ def _summary(results: Sequence[Result]) -> str:
 
 
 def _section(result: Result) -> str:
-    name = escape(f"{result.model} on {result.dataset.name}, {result.degradation}")
+    name = escape(f"{result.model} on {result.dataset.name}, {result.damage}")
     parts = [f"<section><h2>{name}</h2>", _facts(result.protocol), psnr_by_image(result.images)]
     if result.pictures:
         parts += [
@@ -88,14 +88,14 @@ def _images(result: Result) -> str:
 def _pictures(result: Result, label: str, image: Measured, folder: Path) -> str:
     """A slider over the picture and one over its errors."""
     item = next(item for item in result.dataset.items if item.name == image.name)
-    pair = prepare(item, result.degradation, result.spec.protocol)
+    pair = prepare(item, result.damage, result.spec.protocol)
     after = read(folder / f"{image.name}.png", grey=pair.truth.ndim == 2)
     before = np.rint(np.clip(pair.before, 0, 255)).astype(np.uint8)
     before, after, truth = (_colour(picture) for picture in (before, after, pair.truth))
     title = f"{label}: {image.name}, {signed(image.gain)} dB"
     errors = (np.abs(picture.astype(np.int16) - truth).max(axis=2, keepdims=True) for picture in (before, after))
     maps = [_colour(np.clip(ERROR_GAIN * error, 0, 255).astype(np.uint8)) for error in errors]
-    names = (result.degradation.baseline, result.model)
+    names = (result.damage.about.baseline, result.model)
     sliders = slider(before, after, names), slider(maps[0], maps[1], [f"{ERROR_GAIN}x error of {n}" for n in names])
     return f'<h3>{escape(title)}</h3><div class="beside">{"".join(sliders)}</div>'
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mambair_cli.bench.datasets import Dataset, Degradation
+from mambair_cli.bench.damage import Damage
+from mambair_cli.bench.datasets import Dataset
 from mambair_cli.models.zoo import ModelSpec
 
 
@@ -65,7 +66,7 @@ class Result:
 
     dataset: Dataset
     spec: ModelSpec
-    degradation: Degradation
+    damage: Damage
     images: tuple[Measured, ...]
     environment: Mapping[str, Any]
     published: Score | None = None
@@ -135,7 +136,7 @@ class Result:
             "ssim": "Gaussian 11x11, sigma 1.5, valid area, mean over channels",
             "perceptual": "LPIPS (VGG) and DISTS on RGB, nothing cropped, lower is better" if distances else None,
             "niqe": niqe if natural else None,
-            "input": self.degradation.describe(self.dataset.read),
+            "input": self.damage.describe(self.dataset.read),
             "tile": self.environment["tile"],
             "ensemble": self.environment["ensemble"],
             "published": own.note if self.spec.published else None,

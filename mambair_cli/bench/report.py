@@ -85,8 +85,8 @@ def document(result: Result) -> dict[str, Any]:
         "schema": 1,
         "dataset": result.dataset.name,
         "model": result.model,
-        "task": result.degradation.task,
-        "degradation": str(result.degradation),
+        "task": result.damage.task,
+        "degradation": str(result.damage),
         "protocol": result.protocol,
         "images": [
             {
@@ -124,7 +124,7 @@ def table_csv(results: Sequence[Result]) -> str:
         for image in result.images:
             row = {
                 "dataset": result.dataset.name,
-                "degradation": result.degradation,
+                "degradation": result.damage,
                 "model": result.model,
                 "image": image.name,
                 "error": image.error,
@@ -145,7 +145,7 @@ def markdown(results: Sequence[Result]) -> str:
         ([*_identity(r), *_means(r)] for r in results),
     )
     for result in results:
-        title = f"{result.model} on {result.dataset.name}, {result.degradation}"
+        title = f"{result.model} on {result.dataset.name}, {result.damage}"
         rows = (
             [
                 i.name,
@@ -168,11 +168,11 @@ def markdown(results: Sequence[Result]) -> str:
 
 def show(results: Sequence[Result], console: Console) -> None:
     """The table as papers print it: a row a model, a column a set; under each score the published one."""
-    order = {str(result.degradation): None for result in results}
-    for degradation in order:
-        group = [result for result in results if str(result.degradation) == degradation]
+    order = {str(result.damage): None for result in results}
+    for damage in order:
+        group = [result for result in results if str(result.damage) == damage]
         sets = list(dict.fromkeys(result.dataset.name for result in group))
-        table = Table(title=f"{degradation}, PSNR/SSIM", title_justify="left", show_lines=True)
+        table = Table(title=f"{damage}, PSNR/SSIM", title_justify="left", show_lines=True)
         table.add_column("model", overflow="fold")
         for name in sets:
             table.add_column(name, justify="right", no_wrap=True)
@@ -214,7 +214,7 @@ def _cell(result: Result) -> Text:
             delta = result.mean.psnr - result.published.psnr
             cell.append(signed(delta), "not bold green" if delta > -CLOSE else "not bold red")
     gain = result.mean.psnr - result.baseline.psnr
-    cell.append(f"\n{result.degradation.baseline} {_pair(result.baseline)} ", "not bold")
+    cell.append(f"\n{result.damage.about.baseline} {_pair(result.baseline)} ", "not bold")
     cell.append(signed(gain), "not bold green" if gain > 0 else "not bold red")
     seconds = f"{timing(result.seconds)} s/image" if result.seconds is not None else "timed elsewhere"
     cell.append(f"\n{seconds}{_share(result)}", "not bold dim")
@@ -232,7 +232,7 @@ def _by_model(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
 
 
 def _identity(result: Result) -> list[str]:
-    return [result.dataset.name, str(result.degradation), result.model]
+    return [result.dataset.name, str(result.damage), result.model]
 
 
 def _means(result: Result) -> list[str]:

@@ -20,15 +20,19 @@ from PIL import Image
 
 from mambair_cli import __version__, degradations, metrics
 from mambair_cli.atomic import atomic_write
-from mambair_cli.bench.datasets import Dataset, Degradation, Item, read
+from mambair_cli.bench.damage import Damage
+from mambair_cli.bench.datasets import Dataset, Item, read
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.perceptual import Perceptual
-from mambair_cli.bench.plan import degradation_of
+from mambair_cli.bench.plan import damage_for
 from mambair_cli.bench.records import Journal, Measured, Result, Score
 from mambair_cli.errors import BadImage, MambairError
+from mambair_cli.images.decode import Frame, Picture
 from mambair_cli.models import checkpoints
-from mambair_cli.models.zoo import Protocol
+from mambair_cli.restoring.picture import restore
+from mambair_cli.restoring.request import Request
 from mambair_cli.restoring.restorer import Restorer
+from mambair_cli.tasks import Protocol
 
 T = TypeVar("T")
 TIMES_ONLY = ("platform", "processor", "python", "threads")  # of the environment: no score depends on them
@@ -54,7 +58,7 @@ class Watcher:
 def measure(
     restorer: Restorer,
     dataset: Dataset,
-    degradation: Degradation,
+    damage: Damage,
     *,
     save: Path | None = None,
     keep: bool = False,
@@ -73,12 +77,12 @@ def measure(
     extras = {"perceptual": perceptual, "niqe": blind or perceptual}
     environment = describe(restorer) | extras
     identity = {key: value for key, value in environment.items() if key not in TIMES_ONLY}
-    identity |= {"dataset": dataset.name, "degradation": str(degradation)}
+    identity |= {"dataset": dataset.name, "degradation": str(damage)}
     identity |= {"protocol": asdict(restorer.spec.protocol)}
     journal = Journal(checkpoints.cache_dir(), identity)
     run = _Run(
         restorer,
-        degradation,
+        damage,
         journal,
         pictures=save or (journal.folder if keep else None),
         timed=", ".join(str(environment[key]) for key in TIMES_ONLY),
@@ -96,10 +100,10 @@ def measure(
     return Result(
         dataset=dataset,
         spec=restorer.spec,
-        degradation=degradation,
+        damage=damage,
         images=tuple(images[item.name] for item in dataset.items),
         environment=environment,
-        published=published(restorer, dataset, degradation),
+        published=published(restorer, dataset, damage),
         pictures=run.pictures,
     )
 
@@ -109,7 +113,7 @@ class _Run:
     """What the pictures of one run have in common."""
 
     restorer: Restorer
-    degradation: Degradation
+    damage: Damage
     journal: Journal
     pictures: Path | None  # where restored ones go
     timed: str
@@ -137,16 +141,16 @@ class _Run:
         pending: deque[Future[Measured]] = deque()
         protocol = self.restorer.spec.protocol
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scorer:
-            for item, prepared in _ahead(reader, items, lambda item: prepare(item, self.degradation, protocol)):
+            for item, prepared in _ahead(reader, items, lambda item: prepare(item, self.damage, protocol)):
                 try:
                     pair = prepared.result()
                     started = time.perf_counter()
-                    restored = restore(self.restorer, pair.lq)
+                    result = restored(self.restorer, pair.lq)
                     seconds = time.perf_counter() - started
                 except MambairError as error:
                     pending.append(scorer.submit(Measured, item.name, error=error.message))
                 else:
-                    pending.append(scorer.submit(self.finish, item, pair, restored, seconds))
+                    pending.append(scorer.submit(self.finish, item, pair, result, seconds))
                 if len(pending) > 1:
                     yield pending.popleft().result()
             while pending:
@@ -155,9 +159,9 @@ class _Run:
     def finish(self, item: Item, pair: Pair, restored: NDArray[np.float32], seconds: float) -> Measured:
         """Score a picture, keep it, and note it down."""
         rounding, place = self.restorer.spec.protocol.rounding, self.place(item)
-        result = restored * 255.0 if rounding == "none" else metrics.to_uint8(restored)
+        shown = restored * 255.0 if rounding == "none" else metrics.to_uint8(restored)
         try:
-            score, baseline = (self.score(picture, pair.truth) for picture in (result, pair.before))
+            score, baseline = (self.score(picture, pair.truth) for picture in (shown, pair.before))
         except ValueError as error:
             return Measured(item.name, error=str(error))
         height, width = pair.truth.shape[:2]
@@ -192,15 +196,15 @@ class _Run:
         )
 
 
-def prepare(item: Item, degradation: Degradation, protocol: Protocol) -> Pair:
+def prepare(item: Item, damage: Damage, protocol: Protocol) -> Pair:
     """Read a picture and its degraded half, or make it. Raises BadImage where that cannot be."""
     if item.problem:
         raise BadImage(item.problem)
-    grey, scale = protocol.channel == "gray", degradation.scale
+    grey, scale = protocol.channel == "gray", damage.scale
     truth = degradations.modcrop(read(item.truth, grey), scale)
     if 0 in truth.shape:
         raise BadImage(f"{item.truth.name} is smaller than {scale}x{scale}.")
-    degraded: NDArray[Any] = read(item.degraded, grey) if item.degraded else degradation.apply(truth)
+    degraded: NDArray[Any] = read(item.degraded, grey) if item.degraded else damage.apply(truth)
     height, width = (scale * n for n in degraded.shape[:2])
     if truth.shape[:2] != (height, width):
         raise BadImage(
@@ -213,17 +217,18 @@ def prepare(item: Item, degradation: Degradation, protocol: Protocol) -> Pair:
     return Pair(truth, degraded.astype(np.float32) / 255.0, before)
 
 
-def restore(restorer: Restorer, lq: NDArray[np.float32]) -> NDArray[np.float32]:
+def restored(restorer: Restorer, lq: NDArray[np.float32]) -> NDArray[np.float32]:
     """(H, W) or (H, W, 3) on [0, 1] through the network, the same layout back."""
-    planes = lq[None] if lq.ndim == 2 else np.moveaxis(lq, -1, 0)
-    restored = restorer.restore(torch.from_numpy(np.ascontiguousarray(planes))).numpy()
-    return restored[0] if lq.ndim == 2 else np.moveaxis(restored, 0, -1)
+    frame = Frame(lq[..., None] if lq.ndim == 2 else lq)
+    result = restore(Picture((frame,)), Request(restorer.spec.task, spec=restorer.spec), lambda spec: restorer)
+    pixels = result.picture.frames[0].pixels
+    return pixels[..., 0] if lq.ndim == 2 else pixels
 
 
-def published(restorer: Restorer, dataset: Dataset, degradation: Degradation) -> Score | None:
-    """The authors' own score, if there is one for this set and degradation, without self-ensemble."""
+def published(restorer: Restorer, dataset: Dataset, damage: Damage) -> Score | None:
+    """The authors' own score, if there is one for this set and damage, without self-ensemble."""
     scores = restorer.spec.published.get(dataset.name)
-    if scores is None or restorer.ensemble or degradation != degradation_of(restorer.spec):
+    if scores is None or restorer.running.ensemble or damage != damage_for(restorer.spec):
         return None
     return Score(*scores)
 
@@ -246,10 +251,10 @@ def describe(restorer: Restorer) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if cuda else str(device),
         "precision": restorer.precision,
         "scan": restorer.scan,
-        "tile": restorer.tile,
-        "overlap": restorer.overlap,
-        "ensemble": restorer.ensemble,
-        "seed": restorer.seed,
+        "tile": restorer.running.tile,
+        "overlap": restorer.running.overlap,
+        "ensemble": restorer.running.ensemble,
+        "seed": restorer.running.seed,
     }
 
 

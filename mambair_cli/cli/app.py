@@ -13,21 +13,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from mambair_cli import __version__, atomic
+from mambair_cli import __version__, atomic, console
 from mambair_cli.cli import bench, compare, doctor, models, restore, train
 from mambair_cli.errors import MambairError
-
-app = typer.Typer(
-    name="mambair",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-RESTORE = (restore.upscale, restore.denoise, restore.derain, restore.decompress)
-for command in (*RESTORE, compare.compare, bench.bench, train.train, doctor.doctor):
-    app.command()(command)
-app.add_typer(models.app, name="models")
+from mambair_cli.tasks import TASKS
 
 
 class Stopped(BaseException):
@@ -44,7 +33,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def about(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -66,9 +54,22 @@ def about(
     """
 
 
-def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """Warnings as lines for people, without the code that they come from."""
-    print(f"warning: {message}", file=sys.stderr)
+def application() -> typer.Typer:
+    """The commands: one for each task, and those about models."""
+    app = typer.Typer(
+        name="mambair",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        callback=about,
+    )
+    for task in TASKS.values():
+        app.command(task.name)(restore.command_of(task))
+    for command in (compare.compare, bench.bench, train.train, doctor.doctor):
+        app.command()(command)
+    app.add_typer(models.app, name="models")
+    return app
 
 
 def _escape(stream: object) -> None:
@@ -82,23 +83,23 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that it reads all the same
-    warnings.showwarning = _warn
+    console.set_up()
     for stream in (sys.stdout, sys.stderr):
         _escape(stream)
     try:
         try:
-            app(args, prog_name="mambair")
+            application()(args, prog_name="mambair")
         finally:
             if sys.stdout:
                 sys.stdout.flush()
         sys.exit(0)
     except MambairError as error:
-        _tell(error)
+        console.voice.error(error)
         sys.exit(error.exit_code)
     except OSError as error:  # pictures have their own handling: mostly this is stdout
         if not isinstance(error, BrokenPipeError):
             place = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
-            _tell(MambairError(f"cannot go on: {error.strerror or error}{place}"))
+            console.voice.error(MambairError(f"cannot go on: {error.strerror or error}{place}"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left is tried again at the exit
         sys.exit(1)
     except Stopped as stopped:
@@ -112,13 +113,3 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)
     raise Stopped(number)
-
-
-def _tell(error: MambairError) -> None:
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print("[red bold]error:[/] ", end="")
-    console.print(error.message, markup=False)
-    if error.hint:
-        console.print(error.hint, markup=False, style="dim")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mambair_cli import console
 from mambair_cli.cli.options import (
     BATCH,
     MODEL,
@@ -29,17 +29,21 @@ from mambair_cli.cli.options import (
     Weights,
     complete_model,
 )
-from mambair_cli.cli.restore import noise_wish
+from mambair_cli.cli.restore import read_level
 from mambair_cli.errors import UsageError
+from mambair_cli.restoring.running import Running
+from mambair_cli.tasks import SIGMA, TASKS, Value
 
 if TYPE_CHECKING:
-    from mambair_cli.bench.datasets import Dataset, Degradation
+    from mambair_cli.bench.damage import Damage
+    from mambair_cli.bench.datasets import Dataset
     from mambair_cli.bench.records import Measured, Result
     from mambair_cli.bench.run import Watcher
+    from mambair_cli.console import Voice
     from mambair_cli.models.zoo import ModelSpec
     from mambair_cli.restoring.restorer import Restorer
 
-    Run = tuple[ModelSpec, Degradation, Dataset]
+    Run = tuple[ModelSpec, Damage, Dataset]
 
 DATA = "Data"
 SPEED = "Speed"
@@ -60,8 +64,8 @@ Models = Annotated[
     ),
 ]
 Task = Annotated[
-    Literal["upscale", "denoise", "derain", "decompress"] | None,
-    typer.Option(help="Default: that of the model or the set.", rich_help_panel=DATA),
+    str | None,
+    typer.Option(metavar="|".join(TASKS), help="Default: that of the model or the set.", rich_help_panel=DATA),
 ]
 Scale = Annotated[int | None, typer.Option("-s", "--scale", metavar="2|3|4", rich_help_panel=DATA)]
 Sigma = Annotated[
@@ -209,41 +213,32 @@ def bench(
 
     from mambair_cli.bench import datasets, plan
     from mambair_cli.bench import report as reports
-    from mambair_cli.restoring.restorer import load_model
+    from mambair_cli.restoring.restorer import Restorers
 
+    voice = console.set_up(quiet)
+    if task not in (None, *TASKS):
+        raise UsageError(f"There is no task {task!r}.", f"Tasks: {', '.join(TASKS)}.")
+    running = Running(device, precision, tile, overlap, ensemble, seed)
     reports.check(report or (), force)
     if save:
         reports.check_folder(save)
-    wish = plan.Wish(task, scale, _noise(sigma), quality)
+    models, file = _named(model or [], weights)
+    wanted = plan.Criteria(task, scale, _noise(sigma), quality)
     find = partial(datasets.load, root=data_root, offline=offline, quiet=quiet)
     select = datasets.Selection(limit, seed if shuffle else None)
     runs = [
-        (spec, degradation, find(name, degradation, select=select))
-        for spec in plan.choose(wish, model or [], weights, dataset)
-        for degradation in [plan.degradation_of(spec, wish)]
+        (spec, damage, find(name, damage, select=select))
+        for spec in plan.choose(wanted, models, file, dataset)
+        for damage in [plan.damage_for(spec, wanted)]
         for name in dataset
     ]
     if threads:
         import torch
 
         torch.set_num_threads(threads)
-
-    def load(spec: ModelSpec) -> Restorer:
-        return load_model(
-            spec.name if model or not weights else None,
-            weights=weights,
-            device=device,
-            precision=precision,
-            tile=int(tile) if tile.isdecimal() else tile,
-            overlap=overlap,
-            ensemble=ensemble,
-            seed=seed,
-            offline=offline,
-        )
-
     keep = any(target.suffix.lower() == ".html" for target in report or ())
     how = {"keep": keep, "fresh": fresh, "perceptual": perceptual, "blind": niqe}
-    _tell(_measure(runs, load, save, quiet, **how), report or [], json)
+    _tell(_measure(runs, Restorers(running, file, offline), save, voice, **how), report or [], json)
 
 
 def _refuse_idle(context: typer.Context, mode: str | None) -> None:
@@ -259,17 +254,17 @@ def _refuse_idle(context: typer.Context, mode: str | None) -> None:
 
 
 def _measure(
-    runs: Sequence[Run], load: Callable[[ModelSpec], Restorer], save: Path | None, quiet: bool, **how: bool
+    runs: Sequence[Run], load: Callable[[ModelSpec], Restorer], save: Path | None, voice: Voice, **how: bool
 ) -> Iterator[Result]:
     """The results of all runs, each as soon as it is there. Every model is loaded once."""
     from mambair_cli.bench.run import measure
 
     for spec, group in groupby(runs, key=lambda run: run[0]):
         restorer = load(spec)
-        for _, degradation, pictures in group:
-            folder = save / f"{pictures.name}-{degradation}".replace(" ", "-") / spec.name if save else None
-            with _watching(f"{spec.name} on {pictures.name}", quiet) as watcher:
-                result = measure(restorer, pictures, degradation, save=folder, watcher=watcher, **how)
+        for _, damage, pictures in group:
+            folder = save / f"{pictures.name}-{damage}".replace(" ", "-") / spec.name if save else None
+            with _watching(f"{spec.name} on {pictures.name}", voice) as watcher:
+                result = measure(restorer, pictures, damage, save=folder, watcher=watcher, **how)
             yield result
 
 
@@ -293,27 +288,20 @@ def _tell(measured: Iterable[Result], targets: Sequence[Path], json: bool) -> No
 
 
 @contextmanager
-def _watching(title: str, quiet: bool) -> Iterator[Watcher]:
+def _watching(title: str, voice: Voice) -> Iterator[Watcher]:
     """Progress on stderr: a bar with the mean gain on a terminal, else a line a picture."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     from mambair_cli.bench.run import Watcher
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=quiet)
-    plain = not console.is_terminal or os.environ.get("TERM") == "dumb" or bool(os.environ.get("CI"))
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     gains: list[float] = []
 
     def start(total: int, known: int) -> None:
         bar.update(task, total=total, completed=known)
         if known:
-            console.print(f"{title}: {known} of {total} pictures were measured before; --fresh measures them again")
+            measured = f"{known} of {total} pictures were measured before"
+            voice.say(f"{title}: {measured}; --fresh measures them again", None)
 
     def step(image: Measured) -> None:
         if image.score:
@@ -321,21 +309,32 @@ def _watching(title: str, quiet: bool) -> Iterator[Watcher]:
             result = f"{image.score.psnr:.2f} dB ({image.gain:+.2f}) in {image.seconds or 0:.2f} s"
         else:
             result = image.error
-        if plain or image.error:
-            console.print(f"{title}: {image.name}: {result}", markup=False)
+        if voice.plain or image.error:
+            voice.say(f"{title}: {image.name}: {result}", None)
         mean = f" {sum(gains) / len(gains):+.2f} dB" if gains else ""
         bar.update(task, advance=1, description=title + mean)
 
-    with Progress(*columns, console=console, transient=True, disable=plain or quiet) as bar:
+    with voice.progress(*columns, TimeRemainingColumn()) as bar:
         task = bar.add_task(title)
         yield Watcher(start, step)
 
 
-def _noise(text: str | None) -> int | str | None:
+def _named(models: list[str], weights: Path | None) -> tuple[list[str], Path | None]:
+    """Models by name, and a file of weights, which may stand in the place of the only name."""
+    from mambair_cli.models import checkpoints
+
+    pairs = [checkpoints.named(model, weights) for model in models]
+    names, files = [name for name, _ in pairs if name], [file for _, file in pairs if file]
+    if len(files) > 1 and files[0] != weights:
+        raise UsageError("One file of weights can be measured at a time.", "Give a single -m.")
+    return names, files[0] if files else weights
+
+
+def _noise(text: str | None) -> Value:
     """0 to 255, or "real": what denoise takes, but for measuring the noise."""
     if text == "auto":
         raise UsageError("--sigma auto is for pictures with noise; here noise is added.", "It is 0 to 255, or real.")
-    return noise_wish(text)
+    return read_level(SIGMA, text)
 
 
 def _size(text: str) -> tuple[int, int]:

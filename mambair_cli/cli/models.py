@@ -13,6 +13,7 @@ from mambair_cli.cli.options import Json, Offline, Quiet
 from mambair_cli.errors import Unavailable, UsageError
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.tasks import TASKS
 
 HELP = """List, inspect, download and verify the models.
 
@@ -32,7 +33,7 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Models or alia
 
 @app.command("list")
 def list_models(
-    task: Annotated[str | None, typer.Option(help=f"Only models for one of {', '.join(zoo.TASKS)}.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"Only models for one of {', '.join(TASKS)}.")] = None,
     json: Json = False,
 ) -> None:
     """All models with size, score and licence, and whether they are on this machine.
@@ -45,8 +46,8 @@ def list_models(
 
     The score is a published PSNR in dB; `mambair models info NAME` has the others, and how they were measured.
     """
-    if task not in (None, *zoo.TASKS):
-        raise UsageError(f"There is no task {task!r}.", f"Tasks: {', '.join(zoo.TASKS)}.")
+    if task not in (None, *TASKS):
+        raise UsageError(f"There is no task {task!r}.", f"Tasks: {', '.join(TASKS)}.")
     specs = [spec for spec in zoo.zoo().values() if task in (None, spec.task)]
     if json:
         print(jsonlib.dumps({"schema": 1, "models": [_record(spec) for spec in specs]}, ensure_ascii=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -181,7 +181,7 @@ MaxPixels = Annotated[
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """The options of upscale, denoise, derain and decompress alike."""
+    """The options that all tasks share."""
 
     inputs: Inputs = None
     output: Output = None
@@ -210,20 +210,20 @@ class RestoreOptions:
     quiet: Quiet = False
 
 
-def with_restore_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn `command(own..., options)` into a command with its own options and all of `RestoreOptions`."""
-    hints = get_type_hints(RestoreOptions, include_extras=True)
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
-    shared = [
-        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
-        for f in fields(RestoreOptions)
+def with_options(command: Callable[..., None], own: Mapping[str, Any], shared: type[Any]) -> Callable[..., None]:
+    """Turn `command(options, **own)` into a command with options of its own (by name, as annotations; all default to
+    None) and all fields of a dataclass of `shared` ones."""
+    hints = get_type_hints(shared, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter(name, keyword, default=None, annotation=hint) for name, hint in own.items()]
+    parameters += [
+        inspect.Parameter(f.name, keyword, default=f.default, annotation=hints[f.name]) for f in fields(shared)
     ]
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + shared
 
     @wraps(command)
     def collected(**values: Any) -> None:
-        options = RestoreOptions(**{f.name: values.pop(f.name) for f in fields(RestoreOptions)})
-        command(**values, options=options)
+        options = shared(**{f.name: values.pop(f.name) for f in fields(shared)})
+        command(options, **values)
 
     collected.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     collected.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
 from mambair_cli.models.download import download, sha256_of
-from mambair_cli.models.zoo import TASKS, ModelSpec, Source, by_hand, zoo
+from mambair_cli.models.zoo import ModelSpec, Source, by_hand, zoo
+from mambair_cli.tasks import TASKS
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mambair")
 
 BUNDLED = Path(__file__).parent / "bundled"
+SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})  # of files of weights
 CONTAINERS = ("params_ema", "params", "state_dict")
 
 
@@ -117,6 +119,18 @@ def identify(file: Path) -> list[ModelSpec]:
 # -------------------------------------------------------------------------------------------------------- loading
 
 
+def named(model: str | Path | None, weights: str | Path | None) -> tuple[str | None, Path | None]:
+    """The model's name and the file of weights; a path in the place of a name is the file. Raises UsageError."""
+    file = None if weights is None else Path(weights)
+    if model is None or model in zoo():
+        return None if model is None else str(model), file
+    if isinstance(model, str) and Path(model).suffix not in SUFFIXES:
+        return model, file
+    if file is not None:
+        raise UsageError(f"{model} and {file} are both files of weights.", "Name one of them.")
+    return None, Path(model)
+
+
 def load(
     spec: ModelSpec, weights: Path | None = None, *, offline: bool = False, quiet: bool = False
 ) -> tuple[nn.Module, str]:
@@ -159,8 +173,7 @@ def spec_for_file(weights: Path) -> ModelSpec:
     scale = scale or like.scale
     task = _trained_for(weights) or like.task
     if task != like.task and scale == 1:
-        of_task = next(spec for spec in zoo().values() if spec.task == task)
-        like = replace(like, task=task, protocol=of_task.protocol)
+        like = replace(like, task=task, protocol=TASKS[task].protocol(scale))
     return replace(
         like,
         name=weights.stem,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -17,13 +17,13 @@ from types import MappingProxyType
 from typing import Any
 
 from mambair_cli.errors import MambairError, Unavailable, UsageError
+from mambair_cli.tasks import TASKS, Level, Protocol, Value
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-TASKS = ("upscale", "denoise", "derain", "decompress")
 DRIVE = "https://drive.google.com/uc?export=download&id={id}"
 
 Sigma = int | str | tuple[int, int] | None
@@ -46,27 +46,13 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How PSNR and SSIM were measured: channel "y" (BT.601), "rgb" or "gray", `crop` pixels cut off each side.
-
-    `rounding`: "uint8" (of the picture, as saved), "luma" (of the picture, then of its Y, as MATLAB's rgb2ycbcr does)
-    or "none" (of neither).
-    """
-
-    channel: str
-    crop: int
-    note: str = ""
-    rounding: str = "uint8"
-
-
-@dataclass(frozen=True)
 class ModelSpec:
     """All that is known of a model. Code reads it; nothing branches on a model's name."""
 
     name: str
     family: str
     arch: str  # for archs.build, with kwargs
-    kwargs: Mapping[str, Any] = field(hash=False)
+    kwargs: Mapping[str, Any] = field(hash=False)  # a dict: records travel to other processes
     task: str
     source: Source
     protocol: Protocol
@@ -99,12 +85,10 @@ class ModelSpec:
         """The job in a word: "x4", "σ25", "real", "q10", or "" where the task says it all."""
         if self.scale > 1:
             return f"x{self.scale}"
-        if self.sigma == "real":
-            return "real"
-        for sign, value in (("σ", self.sigma), ("q", self.quality)):
-            if value is not None:
-                return sign + ("-".join(map(str, value)) if isinstance(value, tuple) else str(value))
-        return ""
+        level, value = TASKS[self.task].level, TASKS[self.task].level_of(self)
+        if level is None or value is None or isinstance(value, str):
+            return value or ""
+        return level.sign + ("-".join(map(str, value)) if isinstance(value, tuple) else str(value))
 
 
 def zoo() -> Mapping[str, ModelSpec]:
@@ -151,8 +135,8 @@ def resolve(
     task: str,
     *,
     scale: int | None = None,
-    sigma: int | str | None = None,
-    quality: int | None = None,
+    sigma: Value = None,
+    quality: Value = None,
     model: str | None = None,
     compressed: bool = False,
 ) -> ModelSpec:
@@ -182,10 +166,11 @@ def resolve(
         candidates = [s for s in candidates if s.scale == scale]
     if not candidates:
         raise UsageError(f"No model does {job} x{scale}.", "`mambair models list` shows what there is.")
-    if bundled := _of_kind([s for s in candidates if s.source.bundled], sigma):
-        return _nearest(bundled, sigma, quality)
+    value = _value(task, sigma, quality)
+    if bundled := _of_kind([s for s in candidates if s.source.bundled], task, value):
+        return _nearest(bundled, task, value)
     largest = max(s.scale for s in candidates)
-    spec = _nearest([s for s in candidates if s.scale == largest], sigma, quality)
+    spec = _nearest([s for s in candidates if s.scale == largest], task, value)
     raise Unavailable(
         f"No bundled model does {job} {spec.level}".rstrip() + ".",
         f"Add `-m {spec.name}`, or fetch it first: `mambair models download {spec.name}`."
@@ -214,13 +199,13 @@ def complete(incomplete: str) -> list[tuple[str, str]]:
 # ------------------------------------------------------------------------------------------------ choosing
 
 
-def _named(model: str, task: str, scale: int | None, sigma: int | str | None, quality: int | None) -> ModelSpec:
+def _named(model: str, task: str, scale: int | None, sigma: Value, quality: Value) -> ModelSpec:
     """The model of this name, or the one with this alias that is nearest in level."""
     best = find(model, task=task, scale=scale)
     if model in zoo():
         return best
     candidates = [s for s in zoo().values() if model in s.aliases and (s.task, s.scale) == (task, best.scale)]
-    return _nearest(candidates, sigma, quality)
+    return _nearest(candidates, task, _value(task, sigma, quality))
 
 
 def _fitting(spec: ModelSpec, task: str | None, scale: int | None) -> ModelSpec:
@@ -234,47 +219,46 @@ def _fitting(spec: ModelSpec, task: str | None, scale: int | None) -> ModelSpec:
     return spec
 
 
-def _of_kind(candidates: list[ModelSpec], sigma: int | str | None) -> list[ModelSpec]:
+def _value(task: str, sigma: Value, quality: Value) -> Value:
+    """Of these, the one that is the task's level."""
+    level = TASKS[task].level
+    return {"sigma": sigma, "quality": quality}[level.name] if level else None
+
+
+def _of_kind(candidates: list[ModelSpec], task: str, value: Value) -> list[ModelSpec]:
     """Real and synthetic noise are different kinds: neither stands in for the other."""
-    return [s for s in candidates if sigma is None or (s.sigma == "real") == (sigma == "real")]
+    level = TASKS[task].level
+    return [s for s in candidates if level is None or level.is_kind(value, TASKS[task].level_of(s))]
 
 
-def _nearest(candidates: list[ModelSpec], sigma: int | str | None, quality: int | None) -> ModelSpec:
-    """The best by level; the first of equals, as the manifest stands in order of recommendation."""
-    task = candidates[0].task
-    if task == "denoise":
-        fits = _of_kind(candidates, sigma)
-        if not fits:
-            raise UsageError(f"None of these removes noise {sigma!r}.", f"They are {_names(candidates)}.")
-        return _by_level(fits, lambda s: s.sigma, sigma, lambda low, want: (low < want, abs(low - want)), "--sigma")
-    if task == "decompress":
-        return _by_level(
-            candidates, lambda s: s.quality, quality, lambda low, want: (abs(low - want), low), "--quality"
-        )
-    return max(candidates, key=lambda s: s.scale)
+def _nearest(candidates: list[ModelSpec], task: str, value: Value) -> ModelSpec:
+    """The best by scale, then by level; the first of equals, as the manifest stands in order of recommendation."""
+    level = TASKS[task].level
+    if level is None:
+        return max(candidates, key=lambda s: s.scale)
+    fits = _of_kind(candidates, task, value)
+    if not fits:
+        raise UsageError(f"None of these is for {level.text} {value!r}.", f"They are {_names(candidates)}.")
+    return _by_level(fits, level, value)
 
 
-def _by_level(
-    candidates: list[ModelSpec],
-    level: Callable[[ModelSpec], Sigma | Quality],
-    want: int | str | None,
-    distance: Callable[[int, int], tuple[float, float]],
-    option: str,
-) -> ModelSpec:
-    """The model whose level (or nearest end of its range) has the least `distance` to `want`."""
-    if isinstance(want, str) or len({level(s) for s in candidates}) == 1:
+def _by_level(candidates: list[ModelSpec], level: Level, value: Value) -> ModelSpec:
+    """The model whose level (or nearest end of its range) is the least distance from `value`."""
+    has = {spec.name: getattr(spec, level.name) for spec in candidates}
+    if isinstance(value, str) or len(set(has.values())) == 1:
         return candidates[0]
-    if want is None:
-        blind = [s for s in candidates if isinstance(level(s), tuple)]
+    if value is None:
+        blind = [spec for spec in candidates if isinstance(has[spec.name], tuple)]
         if not blind:
-            raise UsageError(f"Which of {_names(candidates)}?", f"Say so with `-m`, or give {option}.")
+            raise UsageError(f"Which of {_names(candidates)}?", f"Say so with `-m`, or give --{level.name}.")
         return blind[0]
+    wanted: int = value
 
     def badness(spec: ModelSpec) -> tuple[float, float]:
-        has = level(spec)
-        if isinstance(has, tuple):
-            return distance(min(max(want, has[0]), has[1]), want)
-        return distance(has, want) if isinstance(has, int) else (float("inf"), 0)
+        own = has[spec.name]
+        if isinstance(own, tuple):
+            return level.distance(min(max(wanted, own[0]), own[1]), wanted)
+        return level.distance(own, wanted) if isinstance(own, int) else (float("inf"), 0)
 
     return min(candidates, key=badness)
 
@@ -331,10 +315,10 @@ def _spec(name: str, entry: Mapping[str, Any], protocols: Mapping[str, Any]) -> 
     scores = {k: (v[0], v[1] if len(v) > 1 else None) for k, v in entry.pop("published", {}).items()}
     return ModelSpec(
         name=name,
-        kwargs=MappingProxyType(entry.pop("kwargs")),
+        kwargs=dict(entry.pop("kwargs")),
         source=_source(**entry.pop("source")),
         protocol=protocol,
-        published=MappingProxyType(scores),
+        published=scores,
         aliases=tuple(entry.pop("aliases", ())),
         **entry,
     )

@@ -6,37 +6,32 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Protocol
-
-import numpy as np
-import torch
+from typing import IO, Protocol
 
 from mambair_cli import atomic, compare
 from mambair_cli.atomic import DiskFullError, atomic_write
 from mambair_cli.errors import BadImage, MambairError, Unavailable
 from mambair_cli.files import Job
-from mambair_cli.images import color, encode
-from mambair_cli.images.decode import Frame, Picture, read_picture
+from mambair_cli.images import encode
+from mambair_cli.images.decode import Picture, read_picture
 from mambair_cli.images.encode import Encoding
-from mambair_cli.images.formats import MAX_PIXELS, Format, of_suffix
-from mambair_cli.models.zoo import ModelSpec
-from mambair_cli.restoring.fit import NO_FIT, Fit
+from mambair_cli.images.formats import MAX_PIXELS, of_suffix
+from mambair_cli.restoring.picture import Load, plan, restore
 from mambair_cli.restoring.record import Record
-
-if TYPE_CHECKING:
-    from mambair_cli.restoring.restorer import Restorer
+from mambair_cli.restoring.request import Request
 
 READ_AHEAD = 2
 WRITERS = 4
 # Results waiting to be written: many small ones at once, but never two large ones beside the one being restored.
 WAITING_PIXELS = 64_000_000
 _LARGEST_SCALE = 4
+DRY_RUN = "dry run"
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,6 @@ class Settings:
 
     encoding: Encoding = field(default_factory=Encoding)
     max_pixels: int = MAX_PIXELS
-    fit: Fit = NO_FIT
     force: bool = False
     fail_fast: bool = False
 
@@ -58,13 +52,7 @@ class Listener(Protocol):
     def record(self, record: Record) -> None: ...
 
 
-# What there is to say goes into the callable; None: the picture is large enough, no network need run.
-Choose = Callable[[Picture, Callable[[str], None]], ModelSpec | None]
-Load = Callable[[ModelSpec], "Restorer"]
-Progress = Callable[[int, int], None]  # tiles done, tiles in all
-
-
-def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, listener: Listener) -> None:
+def run(jobs: Sequence[Job], request: Request, load: Load, settings: Settings, listener: Listener) -> None:
     """Restore all jobs in order and tell `listener` of each. One bad file stops nothing.
 
     A full disk ends it, a failure where that is wished, and missing weights; what follows is told as not tried.
@@ -82,7 +70,7 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
                 if picture is None:
                     outbox.skip(job)
                 else:
-                    outbox.send(job, *_restore_job(job, picture, seconds, choose, load, settings.fit, outbox))
+                    outbox.send(job, *_restore(job, picture, seconds, request, load, outbox))
             except Unavailable as error:
                 outbox.collect(wait=True)
                 _give_up(jobs[outbox.taken :], str(error), listener)
@@ -90,9 +78,9 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
             except BrokenPipeError:  # nobody listens to the records any more
                 raise
             except MambairError as error:
-                outbox.put(job, Record(job.input, job.output, "failed", str(error)))
+                outbox.put(job, Record.of(job, "failed", str(error)))
             except Exception as error:  # a picture that breaks a network must not break the batch
-                outbox.put(job, Record(job.input, job.output, "failed", f"{type(error).__name__}: {error}"))
+                outbox.put(job, Record.of(job, "failed", f"{type(error).__name__}: {error}"))
         outbox.collect(wait=True)
         _give_up(jobs[outbox.taken :], "the disk is full" if outbox.full else "another picture failed", listener)
     finally:
@@ -105,7 +93,7 @@ def run(jobs: Sequence[Job], choose: Choose, load: Load, settings: Settings, lis
 
 def _give_up(jobs: Sequence[Job], reason: str, listener: Listener) -> None:
     for job in jobs:
-        listener.record(Record(job.input, job.output, "not tried", reason))
+        listener.record(Record.of(job, "not tried", reason))
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -127,44 +115,59 @@ def _read(job: Job, settings: Settings) -> Reading:
     started = time.perf_counter()
     if job.error:
         raise BadImage(job.error)
-    # Not Path.exists: it raises where a folder is locked or a name too long; then reading or writing says so.
-    if job.target is not None and not settings.force and os.path.exists(job.target):
+    if _is_there(job, settings):
         return None, 0.0
     source = sys.stdin.buffer.read() if job.source is None else job.source
     picture = read_picture(source, settings.max_pixels)
     return picture, time.perf_counter() - started
 
 
+def _is_there(job: Job, settings: Settings) -> bool:
+    """Whether there is a result to keep."""
+    # Not Path.exists: it raises where a folder is locked or a name too long; then reading or writing says so.
+    return job.target is not None and not settings.force and os.path.exists(job.target)
+
+
 # --- restoring ------------------------------------------------------------------------------------------------
 
 
-def _restore_job(
-    job: Job, picture: Picture, seconds: float, choose: Choose, load: Load, fit: Fit, outbox: Outbox
+def _restore(
+    job: Job, picture: Picture, seconds: float, request: Request, load: Load, outbox: Outbox
 ) -> tuple[Picture, Record]:
     """The result and its record; `seconds` went into reading."""
-    for text in (*picture.warnings, *_misnamed(job, picture)):
+
+    def say(text: str) -> None:
         outbox.listener.note(job, text)
-    spec = choose(picture, lambda text: outbox.listener.note(job, text))
-    restorer = load(spec) if spec else None
 
     def tiles(done: int, total: int) -> None:
         outbox.listener.tiles(job, done, total)
         outbox.collect()
 
-    started = time.perf_counter()
-    if restorer:
-        result = restore(picture, job.format, restorer, fit, tiles)
-    else:
-        result = resize(picture, job.format, fit)
-    record = Record(
-        job.input,
-        job.output,
-        "done",
-        input_size=picture.size,
-        output_size=result.size,
-        seconds=seconds + time.perf_counter() - started,
+    for text in _misnamed(job, picture):
+        say(text)
+    result = restore(picture, request, load, form=job.format, progress=tiles, say=say)
+    record = result.record
+    return result.picture, replace(
+        record, input=job.input, output=job.output, seconds=seconds + (record.seconds or 0.0)
     )
-    return result, _signed(record, restorer) if restorer else record
+
+
+def rehearse(job: Job, request: Request, settings: Settings) -> Record:
+    """What `run` would do with a job: `--dry-run`. Loads no network."""
+    if not job.error and _is_there(job, settings):
+        return Record.of(job, "skipped")
+    if not job.error and job.source is None:  # reading it would take it away from the real run
+        return Record.of(job, "skipped", DRY_RUN)
+    try:
+        picture, _ = _read(job, settings)
+        assert picture is not None
+        steps = plan(picture, request, job.format)
+    except MambairError as error:
+        return Record.of(job, "failed", str(error))
+    record = Record.of(job, "skipped", DRY_RUN)
+    if steps.spec:
+        record = replace(record, model=steps.spec.name, scale=steps.spec.scale)
+    return replace(record, input_size=picture.size, output_size=steps.size)
 
 
 def _misnamed(job: Job, picture: Picture) -> Iterator[str]:
@@ -172,74 +175,6 @@ def _misnamed(job: Job, picture: Picture) -> Iterator[str]:
     own = job.source and of_suffix(job.source)
     if picture.lossless and own == job.format and own.lossy and own.name not in (picture.format, "WEBP"):
         yield f"holds a {picture.format}; by its name the result is a {own.name}, with losses (--format png: without)"
-
-
-def _signed(record: Record, restorer: Restorer) -> Record:
-    """With what it was made."""
-    return replace(
-        record,
-        model=restorer.spec.name,
-        sha256=restorer.sha256,
-        scale=restorer.spec.scale,
-        device=str(restorer.device),
-        precision=restorer.precision_used,
-        scan=restorer.scan,
-        tile=restorer.tile_used,
-        ensemble=restorer.ensemble,
-        seed=restorer.seed,
-    )
-
-
-def restore(
-    picture: Picture, form: Format, restorer: Restorer, fit: Fit = NO_FIT, progress: Progress | None = None
-) -> Picture:
-    """Every frame through the network, at the wished size. Raises BadImage if `form` cannot hold the result."""
-    scale, count = restorer.spec.scale, len(picture.frames)
-    largest = max(picture.frames, key=lambda frame: max(frame.size)).size
-    encode.check(form, fit.size(largest) if fit else (largest[0] * scale, largest[1] * scale), count)
-    frames = []
-    for index, frame in enumerate(picture.frames):
-
-        def tiles(done: int, total: int, before: int = index) -> None:
-            if progress:
-                progress(before * total + done, count * total)
-
-        result = restore_frame(frame, picture.space, restorer, tiles)
-        frames.append(_resized(result, fit.size(frame.size)) if fit else result)
-    return replace(picture, frames=tuple(frames))
-
-
-def resize(picture: Picture, form: Format, fit: Fit) -> Picture:
-    """Every frame at the wished size, without a network. Raises BadImage if `form` cannot hold the result."""
-    encode.check(form, max((fit.size(frame.size) for frame in picture.frames), key=max), len(picture.frames))
-    bled = (
-        frame if frame.alpha is None else replace(frame, pixels=color.bleed(frame.pixels, frame.alpha))
-        for frame in picture.frames
-    )
-    return replace(picture, frames=tuple(_resized(frame, fit.size(frame.size)) for frame in bled))
-
-
-def restore_frame(
-    frame: Frame, space: color.Space | None, restorer: Restorer, progress: Progress | None = None
-) -> Frame:
-    """A frame through the network: in sRGB and back, transparency apart, at the depth it came in."""
-    original = frame.pixels if frame.alpha is None else color.bleed(frame.pixels, frame.alpha)
-    view = original if space is None else color.apply(space.to_srgb, original)
-    height, width = (side * restorer.spec.scale for side in view.shape[:2])
-    result = np.empty((height, width, view.shape[2]), view.dtype)
-    lq = torch.from_numpy(color.as_float(view)).permute(2, 0, 1)
-    for y, band in restorer.restore_bands(lq, progress):
-        for channel, plane in enumerate(band.numpy()):  # one at a time: bands of large pictures are large
-            result[y : y + band.shape[1], :, channel] = color.quantise(plane, view.dtype)
-    if space is not None:
-        result = color.restore_gamut(result, original, space)
-    alpha = None if frame.alpha is None else color.resample(frame.alpha, (width, height))
-    return Frame(result, alpha, frame.duration)
-
-
-def _resized(frame: Frame, size: tuple[int, int]) -> Frame:
-    alpha = None if frame.alpha is None else color.resample(frame.alpha, size)
-    return replace(frame, pixels=color.resample(frame.pixels, size), alpha=alpha)
 
 
 # --- writing --------------------------------------------------------------------------------------------------
@@ -269,7 +204,7 @@ class Outbox:
 
     def skip(self, job: Job) -> None:
         """What is there already. If its comparison is not, that is made: one at a time, as the size is not known."""
-        record = Record(job.input, job.output, "skipped")
+        record = Record.of(job, "skipped")
         if job.comparison is None or os.path.exists(job.comparison):
             return self.put(job, record)
         return self._add(job, WAITING_PIXELS, self._writers.submit(_compare, job, Written(record), self._settings))

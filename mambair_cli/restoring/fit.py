@@ -1,17 +1,19 @@
-"""A wished size instead of a factor."""
+"""A size instead of a factor, and pictures brought to it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mambair_cli.errors import UsageError
+from mambair_cli.images import color
+from mambair_cli.images.decode import Frame
 
 Size = tuple[int, int]  # (width, height)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The size a result shall have, proportions kept: in a box, by its long edge, or in megapixels."""
+    """The size of a result, proportions kept: in a box, by its long edge, or in megapixels."""
 
     width: int | None = None
     height: int | None = None
@@ -19,12 +21,12 @@ class Fit:
     megapixels: float | None = None
 
     def __post_init__(self) -> None:
-        wishes = [self.width or self.height, self.long_edge, self.megapixels]
-        if sum(wish is not None for wish in wishes) > 1:
+        asked = [self.width or self.height, self.long_edge, self.megapixels]
+        if sum(size is not None for size in asked) > 1:
             raise UsageError("more than one size is asked for", "Use --width/--height, --long-edge or --megapixels.")
 
     def __bool__(self) -> bool:
-        return any(wish is not None for wish in (self.width, self.height, self.long_edge, self.megapixels))
+        return any(size is not None for size in (self.width, self.height, self.long_edge, self.megapixels))
 
     @property
     def tag(self) -> str:
@@ -42,12 +44,23 @@ class Fit:
             return float((self.megapixels * 1e6 / (width * height)) ** 0.5)
         if self.long_edge is not None:
             return self.long_edge / max(size)
-        return min(wish / side for wish, side in ((self.width, width), (self.height, height)) if wish)
+        return min(asked / side for asked, side in ((self.width, width), (self.height, height)) if asked)
 
     def size(self, size: Size) -> Size:
-        """The wished size of a picture of this size, in whole pixels."""
+        """The size asked for, of a picture of this size, in whole pixels."""
         factor = self.factor(size)
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 NO_FIT = Fit()
+
+
+def resize_frame(frame: Frame, size: Size) -> Frame:
+    """A frame at a size, bicubic, antialiased where it shrinks; without a network."""
+    alpha = None if frame.alpha is None else color.resample(frame.alpha, size)
+    return replace(frame, pixels=color.resample(frame.pixels, size), alpha=alpha)
+
+
+def visible_colours(frame: Frame) -> color.Array:
+    """(H, W, C): where nothing shows, the colours nearby."""
+    return frame.pixels if frame.alpha is None else color.bleed(frame.pixels, frame.alpha)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Literal
+
+from mambair_cli.files import STREAM, Job
+
+Status = Literal["done", "skipped", "failed", "not tried"]  # skipped: it exists; not tried: the batch ended before
 
 
 @dataclass(frozen=True)
 class Record:
     """What became of one input; a line of `--json`."""
 
-    input: str
-    output: str | None
-    status: str  # "done", "skipped" (it exists), "failed", "not tried" (the batch ended before)
+    input: str = STREAM
+    output: str | None = None
+    status: Status = "done"
     error: str | None = None
     model: str | None = None
     sha256: str | None = None
@@ -26,6 +31,11 @@ class Record:
     ensemble: bool | None = None
     seed: int | None = None
     seconds: float | None = None  # reading, restoring and writing it
+
+    @classmethod
+    def of(cls, job: Job, status: Status, error: str | None = None) -> Record:
+        """Of a job of which nothing else is known."""
+        return cls(job.input, job.output, status, error)
 
     def json(self) -> str:
         return json.dumps({"schema": 1, **asdict(self)})

@@ -6,10 +6,11 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,20 +20,18 @@ from torch import Tensor, nn
 
 from mambair_cli import scan
 from mambair_cli.errors import BadImage, MambairError, UsageError
-from mambair_cli.images import color, decode
 from mambair_cli.models import checkpoints, zoo
-from mambair_cli.restoring import ensemble, tiling
-from mambair_cli.restoring.running import PRECISIONS, check_precision, check_tile
+from mambair_cli.restoring import ensemble, frames, tiling
+from mambair_cli.restoring.frames import Progress
+from mambair_cli.restoring.running import DEFAULT, PRECISIONS, Running
 from mambair_cli.restoring.tiling import Span, TileSize
 
 log = logging.getLogger("mambair")
 
-Progress = Callable[[int, int], None]
 AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray)
 DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
-BAND = 256  # output rows handed over at a time: what the caller makes of them is small beside a row of tiles
-SLACK = 0.01  # by which float arrays may leave [0, 1]: resampling overshoots
-LARGE = 5_000_000  # values of a network from which its time is spent in matrix products
+BAND_ROWS = 256  # of output handed over at a time: what the caller makes of them is small beside a row of tiles
+MATRIX_BOUND = 5_000_000  # values of a network from which its time is spent in matrix products
 
 # Peak memory per input pixel and channel of the widest map, measured on the CPU with 256x256 pixels.
 BYTES_PER_CHANNEL = {
@@ -48,7 +47,7 @@ BYTES_PER_CHANNEL = {
 
 
 def load_model(
-    name: str | None = None,
+    name: str | Path | None = None,
     *,
     weights: str | Path | None = None,
     device: str = "auto",
@@ -61,29 +60,48 @@ def load_model(
 ) -> Restorer:
     """A published model by name or alias (`mambair models list`), a checkpoint file of any, or both.
 
-    `weights` alone: the architecture is read off the file. The other arguments are those of `Restorer`. Raises
-    UsageError for an unknown name or option, Unavailable where the weights cannot be had.
+    `weights` alone, or a path in the place of the name: the architecture is read off the file. For the other
+    arguments see `Running`. Raises UsageError for an unknown name or option, Unavailable where the weights cannot be
+    had.
     """
-    file = Path(weights) if weights is not None else None
-    if name is not None:
-        spec = zoo.find(name)
+    running = Running(device, precision, tile, overlap, ensemble, seed)
+    model, file = checkpoints.named(name, weights)
+    if model is not None:
+        spec = zoo.find(model)
     elif file is not None:
         spec = checkpoints.spec_for_file(file)
     else:
         raise UsageError("Neither a model nor a file of weights was named.", "`mambair models list` shows names.")
-    target = pick_device(device)
-    network, sha256 = checkpoints.load(spec, file, offline=offline)
-    return Restorer(
-        spec,
-        network,
-        device=target,
-        precision=precision,
-        tile=tile,
-        overlap=overlap,
-        ensemble=ensemble,
-        seed=seed,
-        sha256=sha256,
-    )
+    return Restorers(running, file, offline)(spec)
+
+
+@dataclass(frozen=True)
+class Restorers:
+    """Networks by model, each loaded once. Until one is, this is plain data: it can be sent to another process."""
+
+    running: Running = DEFAULT
+    weights: Path | None = None  # of every model, instead of its own file
+    offline: bool = False
+    _loaded: dict[zoo.ModelSpec, Restorer] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __call__(self, spec: zoo.ModelSpec) -> Restorer:
+        """The model, ready to run. Raises Unavailable where its weights cannot be had."""
+        if spec not in self._loaded:
+            pick_device(self.running.device)  # what is wrong with it is said before anything is fetched
+            network, sha256 = checkpoints.load(spec, self.weights, offline=self.offline)
+            self._loaded[spec] = Restorer(spec, network, self.running, sha256=sha256)
+        return self._loaded[spec]
+
+    def __reduce__(self) -> tuple[type[Restorers], tuple[Running, Path | None, bool]]:
+        return Restorers, (self.running, self.weights, self.offline)
+
+
+@dataclass
+class Used:
+    """How a picture was restored."""
+
+    tile: int | str = "off"  # side in input pixels, "off" or "paper"
+    precision: str = "fp32"
 
 
 @dataclass
@@ -92,51 +110,51 @@ class Run:
 
     content: bytes  # hash of the picture: what the random routes of its tiles are drawn from
     size: TileSize | None  # largest tile to try; None: no limit is known
-    precision: str
+    used: Used
 
 
 class Restorer:
     """Restores pictures with one network.
 
-    - `device`: "auto" (`MAMBAIR_DEVICE`, else CUDA, else MPS, else the CPU), "cpu", "cuda", "cuda:1", "mps"
-    - `precision`: "fp32", "bf16", "fp16" or "auto"; the scan always runs in float32
-    - `tile`: side in input pixels, "auto" (whole pictures where memory allows), "off", or "paper" (as the published
-      scores were measured: pasted without blending); `overlap`: input pixels shared by neighbours
-    - `ensemble`: mean over eight flips and transposes, published as "+"
-    - `seed`: of the routes that MambaIRv2 draws at random, together with the picture's content
-
-    After each picture `tile_used` (a side, "off" or "paper") and `precision_used` say what was done.
+    Several threads may use it at once: what a picture becomes does not depend on the others. `tile_used` (a side,
+    "off" or "paper") and `precision_used` tell of the picture that was begun last.
     """
 
     def __init__(
         self,
         spec: zoo.ModelSpec,
         network: nn.Module,
+        running: Running | None = None,
         *,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
-        tile: str | int = "auto",
-        overlap: int | None = None,
-        ensemble: bool = False,
-        seed: int = 0,
         sha256: str | None = None,
+        **options: Any,
     ) -> None:
+        """`options` are the fields of a `Running`, where none is given."""
         self.spec = spec
-        self.device = pick_device(device)
-        self.precision = pick_precision(precision, self.device, spec.params)
-        self.tile = check_tile(tile, overlap)
-        self.overlap = overlap
-        self.ensemble = ensemble
-        self.seed = seed
+        self.running = running = running or Running(**options)
+        self.device = pick_device(running.device)
+        self.precision = pick_precision(running.precision, self.device, spec.params)
         self.sha256 = sha256
         self.scan = scan.chosen_backend(self.device)
         self.network = network.eval().to(self.device)
         self.generator = torch.Generator() if hasattr(network, "generator") else None
         if self.generator is not None:
             network.generator = self.generator  # type: ignore[assignment]
-        self.tile_used: str | int = self.tile
-        self.precision_used = self.precision
+        self.last = Used(running.tile, self.precision)
+        self._drawing = threading.Lock()  # seeding the generator and drawing from it belong together
         self._said: set[str] = set()
+
+    @property
+    def scale(self) -> int:
+        return self.spec.scale
+
+    @property
+    def tile_used(self) -> int | str:
+        return self.last.tile
+
+    @property
+    def precision_used(self) -> str:
+        return self.last.precision
 
     def __call__(self, image: AnyImage) -> AnyImage:
         """Restore a PIL image or an array (H, W), (H, W, 1) or (H, W, 3), uint8, uint16 or float in [0, 1].
@@ -147,31 +165,35 @@ class Restorer:
         CMYK or LAB, converted by the profile. Raises BadImage for what has another shape, type or range.
         """
         if isinstance(image, Image.Image):
-            return self._restore_pil(image)
+            return frames.image_of_frame(frames.restore_frame(frames.frame_of_image(image), None, self), image)
         if isinstance(image, np.ndarray):
-            return self._restore_array(image)
+            return frames.array_of_frame(frames.restore_frame(frames.frame_of_array(image), None, self), image)
         raise UsageError(f"Cannot restore a {type(image).__name__}.", "Pass a PIL.Image or a numpy array.")
 
     def restore(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
         """(C, H, W) float32 in [0, 1] -> (C, H * scale, W * scale), clamped to [0, 1], both on the CPU."""
-        check_picture(lq)
+        check_tensor(lq)
         channels, height, width = lq.shape
         result = torch.empty(channels, height * self.spec.scale, width * self.spec.scale)
         for y, band in self.restore_bands(lq, progress):
             result[:, y : y + band.shape[1]] = band
         return result
 
-    def restore_bands(self, lq: Tensor, progress: Progress | None = None) -> Iterator[tuple[int, Tensor]]:
+    def restore_bands(
+        self, lq: Tensor, progress: Progress | None = None, used: Used | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
         """As `restore`, in pieces (y, (C, h, W * scale)) from top to bottom, for results larger than memory.
 
         C is 1 or 3 whatever the network: a colour network sees grey as colour, a grey one sees the luma of a colour
-        picture, whose chroma is kept. `progress` is told (tiles done, tiles in all). Raises BadImage for what is
-        not a picture and MambairError where even small tiles do not fit into memory or numbers overflow.
+        picture, whose chroma is kept. `progress` is told (tiles done, tiles in all), `used` how it was done. Raises
+        BadImage for what is not a picture and MambairError where even small tiles do not fit into memory or numbers
+        overflow.
         """
-        check_picture(lq)
+        check_tensor(lq)
         lq = lq.detach().to("cpu", torch.float32)
         scale, (_, height, width) = self.spec.scale, lq.shape
-        run, rows, columns = self._plan(lq)
+        self.last = used = used or Used()
+        run, rows, columns = self._plan(lq, used)
         total, done = len(rows) * len(columns), 0
 
         def tile(x: Tensor, top: int, left: int) -> Tensor:
@@ -184,33 +206,33 @@ class Restorer:
 
         image = tiling.extend(lq, rows[-1].stop, columns[-1].stop, edge=False)
         for y, band in tiling.blend(image, rows, columns, scale, tile):
-            self.precision_used = run.precision
             band = band[:, : height * scale - y, : width * scale]
-            for start in range(0, band.shape[1], BAND):
-                yield y + start, band[:, start : start + BAND].clamp(0, 1)
+            for start in range(0, band.shape[1], BAND_ROWS):
+                yield y + start, band[:, start : start + BAND_ROWS].clamp(0, 1)
             del band  # else the finished row of tiles would stay in memory beside the next one
 
-    def _plan(self, lq: Tensor) -> tuple[Run, list[Span], list[Span]]:
+    def _plan(self, lq: Tensor, used: Used) -> tuple[Run, list[Span], list[Span]]:
         """How to cut the picture: by `tile`, by its size, and by the memory there is."""
         _, height, width = lq.shape
         scale = self.spec.scale
         paper = tiling.PAPER_TILES.get(self.spec.arch)
-        size = TileSize(self.tile) if isinstance(self.tile, int) else None
-        if self.tile == "auto":
+        tile = self.running.tile
+        size = TileSize(tile) if isinstance(tile, int) else None
+        if tile == "auto":
             size = TileSize.automatic(height, width, self.device, bytes_per_pixel(self.spec, self.scan))
-        if self.tile == "paper" and paper:
+        if tile == "paper" and paper:
             rows, columns = (tiling.paper(length, *paper, scale) for length in (height, width))
         elif size:
             rows, columns = self._smooth(height, size), self._smooth(width, size)
         else:
             rows, columns = tiling.whole(height, scale), tiling.whole(width, scale)
         tiled = len(rows) * len(columns) > 1
-        self.tile_used = (size.side if size else "paper") if tiled else "off"
+        used.tile, used.precision = (size.side if size else "paper") if tiled else "off", self.precision
         content = hashlib.sha256(lq.numpy().tobytes()).digest() if self.generator else b""
-        return Run(content, size, self.precision), rows, columns
+        return Run(content, size, used), rows, columns
 
     def _smooth(self, length: int, size: TileSize) -> list[Span]:
-        overlap = tiling.OVERLAP if self.overlap is None else self.overlap
+        overlap = tiling.OVERLAP if self.running.overlap is None else self.running.overlap
         return tiling.smooth(length, size.side, min(overlap, size.side // 2), self.spec.scale)
 
     def _restore_tile(self, x: Tensor, top: int, left: int, run: Run) -> Tensor:
@@ -226,7 +248,7 @@ class Restorer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._say(f"Out of memory on {self.device}: going on with smaller tiles.")
-        self.tile_used = run.size.side
+        run.used.tile = run.size.side
         rows, columns = self._smooth(height, run.size), self._smooth(width, run.size)
 
         def part(x: Tensor, y: int, x0: int) -> Tensor:
@@ -239,21 +261,23 @@ class Restorer:
         on_device = x.to(self.device)
 
         def one_view(view: Tensor, index: int) -> Tensor:
-            if self.generator:
-                place = f"{self.seed} {top} {left} {index}".encode()
+            if not self.generator:
+                return self._run_network(view, run.used.precision)
+            place = f"{self.running.seed} {top} {left} {index}".encode()
+            with self._drawing:
                 self.generator.manual_seed(int.from_bytes(hashlib.sha256(run.content + place).digest()[:8], "big"))
-            return self._run_network(view, run.precision)
+                return self._run_network(view, run.used.precision)
 
         with torch.no_grad():
-            result = ensemble.average(on_device, one_view) if self.ensemble else one_view(on_device, 0)
+            result = ensemble.average(on_device, one_view) if self.running.ensemble else one_view(on_device, 0)
         if not torch.isfinite(result).all():
-            if run.precision == "fp32":
+            if run.used.precision == "fp32":
                 raise MambairError(
                     f"{self.spec.name} returned values that are not numbers.",
                     "Check the weights with `mambair models verify`, and that the picture holds only finite values.",
                 )
-            self._say(f"Numbers overflow in {run.precision}: going on in fp32.")
-            run.precision = "fp32"
+            self._say(f"Numbers overflow in {run.used.precision}: going on in fp32.")
+            run.used.precision = "fp32"
             return self._restore_finite(x, top, left, run)
         return result.cpu()
 
@@ -275,47 +299,6 @@ class Restorer:
             result = self.network(padded[None])[0]
         return result[:, : height * scale, : width * scale].float()
 
-    def _restore_array(self, image: np.ndarray) -> np.ndarray:
-        if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
-            raise BadImage(
-                f"An array of shape {image.shape} is not a picture (H, W), (H, W, 1) or (H, W, 3).",
-                "Restore colour and alpha apart." if image.ndim == 3 and image.shape[2] in (2, 4) else "",
-            )
-        if image.dtype.kind != "f" and image.dtype.name not in ("uint8", "uint16"):
-            raise BadImage(
-                f"Pixels of type {image.dtype} have no known range.", "Use uint8, uint16 or float in [0, 1]."
-            )
-        if image.dtype.kind == "f" and image.size and not (image.min() >= -SLACK and image.max() <= 1 + SLACK):
-            raise BadImage(
-                f"Float pixels from {image.min():g} to {image.max():g}: the networks know 0 to 1.",
-                "Scale them first; those of 8 bits by 1/255.",
-            )
-        peak = 1 if image.dtype.kind == "f" else np.iinfo(image.dtype).max
-        pixels = np.atleast_3d(image).astype(np.float32) / np.float32(peak)
-        height, width, channels = pixels.shape
-        result = np.empty((height * self.spec.scale, width * self.spec.scale, channels), image.dtype)
-        for y, band in self.restore_bands(torch.from_numpy(pixels).permute(2, 0, 1)):
-            values = band.permute(1, 2, 0).numpy() * np.float32(peak)
-            result[y : y + len(values)] = values if peak == 1 else np.rint(values)
-        return result.reshape(*result.shape[:2], *image.shape[2:])
-
-    def _restore_pil(self, image: Image.Image) -> Image.Image:
-        wide = image.mode.startswith("I;16")
-        if image.mode in ("I", "F"):
-            raise BadImage(f"Pixels of a PIL image of mode {image.mode} have no known range.", "Pass a numpy array.")
-        if wide and image.has_transparency_data:
-            raise BadImage("16-bit grey with a transparent level is not supported.", "Restore grey and alpha apart.")
-        frame = decode.split(np.atleast_3d(np.asarray(image if wide else decode.canonical(image))))
-        colour = frame.pixels if frame.alpha is None else color.bleed(frame.pixels, frame.alpha)
-        result = Image.fromarray(self._restore_array(colour[..., 0] if frame.grey else colour))
-        if frame.alpha is not None:
-            result.putalpha(Image.fromarray(frame.alpha).resize(result.size, Image.Resampling.BICUBIC))
-        gone = {"transparency", "compression"}
-        if image.mode in ("CMYK", "LAB") or frame.grey != (Image.getmodebase(image.mode) == "L"):
-            gone.add("icc_profile")  # of colours that the result has not
-        result.info = {key: value for key, value in image.info.items() if key not in gone}
-        return result
-
     def _say(self, notice: str) -> None:
         if notice not in self._said:
             self._said.add(notice)
@@ -335,7 +318,7 @@ def padded_size(length: int, spec: zoo.ModelSpec) -> int:
     return (length + padding) // spec.multiple * spec.multiple
 
 
-def check_picture(lq: Tensor) -> None:
+def check_tensor(lq: Tensor) -> None:
     """Raise BadImage unless this is (1 or 3, H, W) with at least one pixel."""
     if lq.dim() != 3 or lq.shape[0] not in (1, 3) or 0 in lq.shape:
         raise BadImage(f"A picture is (1 or 3, H, W), not {tuple(lq.shape)}.")
@@ -365,14 +348,13 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 def pick_precision(precision: str, device: torch.device, params: int) -> str:
     """ "auto" is bf16 where the hardware multiplies in it and the network (of `params` values) gains: on CUDA always,
-    on a CPU the large ones (1.4 to 1.8 times faster; small ones hardly). Raises UsageError for an unknown name."""
-    check_precision(precision)
+    on a CPU the large ones (1.4 to 1.8 times faster; small ones hardly)."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device.type == "cpu" and params >= LARGE and cpu_multiplies_bf16()
+        fast = device.type == "cpu" and params >= MATRIX_BOUND and cpu_multiplies_bf16()
     return "bf16" if fast else "fp32"
 
 

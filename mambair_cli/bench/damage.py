@@ -1,0 +1,62 @@
+"""What a benchmark undoes: a degradation of a task, at a scale and a level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambair_cli.tasks import TASKS, Degradation, Task
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A task's degradation; `level` is a number or the word of the degradation (the noise of cameras: "real")."""
+
+    task: str
+    degradation: Degradation
+    scale: int = 1
+    level: float | str | None = None
+
+    def __str__(self) -> str:
+        return self.degradation.text.format(scale=self.scale, level=self._level)
+
+    @property
+    def about(self) -> Task:
+        """The record of the task."""
+        return TASKS[self.task]
+
+    @property
+    def can_be_made(self) -> bool:
+        """On the fly; what the field only reads, rain and the noise of cameras, is read."""
+        return self.degradation.make is not None and self.degradation.standard
+
+    @property
+    def role(self) -> str:
+        """The folder of such pictures in the sets that can be fetched."""
+        return self.degradation.role.format(s=self.scale)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Where such pictures may lie, relative to the folder of a set."""
+        return tuple(pattern.format(s=self.scale, q=self._level) for pattern in self.degradation.layouts)
+
+    @property
+    def _level(self) -> str:
+        """In text."""
+        return f"{self.level:g}" if isinstance(self.level, int | float) else str(self.level)
+
+    def apply(self, truth: NDArray[np.uint8]) -> NDArray[Any]:
+        """The degraded picture of a clean one as the field makes it: `uint8`, or float32 on [0, 1]."""
+        if self.degradation.make is None:
+            raise ValueError(f"{self} cannot be made")
+        level = None if isinstance(self.level, str) else self.level
+        return self.degradation.make(truth, self.scale, level, None)
+
+    def describe(self, read: bool) -> str:
+        """For reports: where the degraded pictures came from."""
+        if read or not self.can_be_made:
+            return f"{self}: read from files"
+        return f"{self}: made on the fly ({self.degradation.how})"

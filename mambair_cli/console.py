@@ -1,0 +1,120 @@
+"""The one voice of the program: what is said to people on stderr, and whether a bar may be drawn.
+
+Commands set it up once; notices of the package's logger, of libraries (`warnings`) and of downloads come out of it as
+well. Without a setup (the Python API) nothing is printed but what the loggers' and warnings' own defaults do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mambair_cli.errors import MambairError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
+
+NOTICE, PROBLEM = "yellow", "red"
+
+
+class Voice:
+    """Lines and bars on stderr. `quiet`: only problems."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._console: Console | None = None
+        self._bar: Progress | None = None  # the one being drawn: lines go above it
+
+    @property
+    def console(self) -> Console:
+        """Rich's view of stderr, made when it is first needed."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        return self._console
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing may move: no terminal, a dumb one, or one that a CI service writes down."""
+        return not self.console.is_terminal or os.environ.get("TERM") == "dumb" or bool(os.environ.get("CI"))
+
+    @property
+    def lines(self) -> bool:
+        """Whether progress is told in lines: where no bar is drawn though somebody watches or reads the log later."""
+        return not self.quiet and (os.environ.get("TERM") == "dumb" or bool(os.environ.get("CI")))
+
+    def say(self, text: str, style: str | None = NOTICE) -> None:
+        """A line for people, unless they want quiet."""
+        if not self.quiet:
+            self._print(text, style)
+
+    def problem(self, text: str) -> None:
+        """A line that is said in any case."""
+        self._print(text, PROBLEM)
+
+    def error(self, error: MambairError) -> None:
+        """What ends the program: what happened and why, then what to do."""
+        self.console.print("[red bold]error:[/] ", end="")
+        self._print(error.message)
+        if error.hint:
+            self._print(error.hint, "dim")
+
+    @contextmanager
+    def progress(self, *columns: str | ProgressColumn) -> Iterator[Progress]:
+        """A bar while the block lasts; it draws nothing where none may be drawn. A bar within another pauses it."""
+        from rich.progress import Progress
+
+        outer = self._bar
+        if outer:
+            outer.stop()
+        bar = Progress(
+            *columns,
+            console=self.console,
+            transient=True,
+            disable=self.quiet or self.plain,
+            redirect_stdout=sys.stdout.isatty() if sys.stdout else False,  # what goes elsewhere is not to be drawn
+        )
+        self._bar = bar
+        try:
+            with bar:
+                yield bar
+        finally:
+            self._bar = outer
+            if outer:
+                outer.start()
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(text, style=style, markup=False)
+
+
+voice = Voice()
+
+
+def set_up(quiet: bool = False) -> Voice:
+    """A new voice for a command; notices of the package and of libraries speak with it."""
+    global voice
+    voice = Voice(quiet)
+    logger = logging.getLogger("mambair")
+    logger.handlers[:] = [_Notices()]
+    logger.setLevel(logging.INFO)
+    warnings.showwarning = _warn
+    return voice
+
+
+class _Notices(logging.Handler):
+    """The package's own notices: waiting for a server, out of memory and going on."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        voice.say(record.getMessage())
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """Warnings as lines for people, without the code that they come from."""
+    voice.say(f"warning: {message}")

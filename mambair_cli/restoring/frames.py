@@ -1,0 +1,106 @@
+"""The pixels of a picture through a network, whatever holds them: a file's frames, a PIL image, an array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mambair_cli.errors import BadImage
+from mambair_cli.images import color, decode
+from mambair_cli.images.decode import Frame
+from mambair_cli.restoring.fit import visible_colours
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[int, int], None]  # tiles done, tiles in all
+FLOAT_MARGIN = 0.01  # by which float arrays may leave [0, 1]: resampling overshoots
+
+
+class Network(Protocol):
+    """What restores a tensor (C, H, W) in [0, 1], in bands (y, (C, h, W * scale)) from top to bottom."""
+
+    @property
+    def scale(self) -> int: ...
+    def restore_bands(
+        self, lq: Tensor, progress: Progress | None = None, used: Any = None
+    ) -> Iterator[tuple[int, Tensor]]: ...
+
+
+def restore_frame(
+    frame: Frame, space: color.Space | None, network: Network, progress: Progress | None = None, used: Any = None
+) -> Frame:
+    """A frame through the network: in sRGB and back, transparency apart, at the depth it came in.
+
+    `progress` and `used` are handed to the network, which tells them of its tiles and of how it ran.
+    """
+    original = visible_colours(frame)
+    view = original if space is None else color.apply(space.to_srgb, original)
+    height, width = (side * network.scale for side in view.shape[:2])
+    result = np.empty((height, width, view.shape[2]), view.dtype)
+    lq = torch.from_numpy(color.as_float(view)).permute(2, 0, 1)
+    for y, band in network.restore_bands(lq, progress, used):
+        for channel, plane in enumerate(band.numpy()):  # one at a time: bands of large pictures are large
+            result[y : y + band.shape[1], :, channel] = color.quantise(plane, view.dtype)
+    if space is not None:
+        result = color.restore_gamut(result, original, space)
+    alpha = None if frame.alpha is None else color.resample(frame.alpha, (width, height))
+    return Frame(result, alpha, frame.duration)
+
+
+def frame_of_array(image: Array) -> Frame:
+    """An array (H, W), (H, W, 1) or (H, W, 3), uint8, uint16 or float in [0, 1]. Raises BadImage for others."""
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)):
+        raise BadImage(
+            f"An array of shape {image.shape} is not a picture (H, W), (H, W, 1) or (H, W, 3).",
+            "Restore colour and alpha apart." if image.ndim == 3 and image.shape[2] in (2, 4) else "",
+        )
+    if image.dtype.kind != "f" and image.dtype.name not in ("uint8", "uint16"):
+        raise BadImage(f"Pixels of type {image.dtype} have no known range.", "Use uint8, uint16 or float in [0, 1].")
+    floats = image.dtype.kind == "f"
+    if floats and image.size and not (image.min() >= -FLOAT_MARGIN and image.max() <= 1 + FLOAT_MARGIN):
+        raise BadImage(
+            f"Float pixels from {image.min():g} to {image.max():g}: the networks know 0 to 1.",
+            "Scale them first; those of 8 bits by 1/255.",
+        )
+    pixels = np.atleast_3d(image)
+    return Frame(pixels.astype(np.float32) if floats else pixels)
+
+
+def array_of_frame(frame: Frame, like: Array) -> Array:
+    """The pixels of a frame in the layout and type of the array that its original was."""
+    pixels = frame.pixels.astype(like.dtype, copy=False)
+    return pixels.reshape(*pixels.shape[:2], *like.shape[2:])
+
+
+def frame_of_image(image: Image.Image) -> Frame:
+    """A PIL image as its pixels are stored. Raises BadImage for modes without a known range."""
+    wide = image.mode.startswith("I;16")
+    if image.mode in ("I", "F"):
+        raise BadImage(f"Pixels of a PIL image of mode {image.mode} have no known range.", "Pass a numpy array.")
+    if wide and image.has_transparency_data:
+        raise BadImage("16-bit grey with a transparent level is not supported.", "Restore grey and alpha apart.")
+    return decode.split(np.atleast_3d(np.asarray(image if wide else decode.canonical(image))))
+
+
+def pillow_image(frame: Frame) -> Image.Image:
+    """A frame as a PIL image. Raises BadImage for 16-bit colour, which Pillow does not have."""
+    if frame.pixels.dtype != np.uint8 and not frame.grey:
+        raise BadImage(f"Pillow holds no colour of type {frame.pixels.dtype}.", "Take the array, or save a file.")
+    result = Image.fromarray(frame.pixels[..., 0] if frame.grey else frame.pixels)
+    if frame.alpha is not None:
+        result.putalpha(Image.fromarray(frame.alpha))
+    return result
+
+
+def image_of_frame(frame: Frame, like: Image.Image) -> Image.Image:
+    """A frame as a PIL image, with what its original carried in `info` as far as it is still true."""
+    result = pillow_image(frame)
+    gone = {"transparency", "compression"}
+    if like.mode in ("CMYK", "LAB") or frame.grey != (Image.getmodebase(like.mode) == "L"):
+        gone.add("icc_profile")  # of colours that the result has not
+    result.info = {key: value for key, value in like.info.items() if key not in gone}
+    return result

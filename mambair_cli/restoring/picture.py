@@ -1,0 +1,180 @@
+"""One picture: the only door. The command line, the Python API and benchmarks all come through `restore`.
+
+    request -> model -> bytes -> Picture -> frames -> tensor -> tiles -> frames -> bytes -> record
+
+Nothing here imports torch before a network runs, so that a plan costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from mambair_cli.atomic import atomic_write
+from mambair_cli.errors import MambairError
+from mambair_cli.images import encode
+from mambair_cli.images.decode import Picture, read_picture
+from mambair_cli.images.encode import Encoding
+from mambair_cli.images.formats import FORMATS, MAX_PIXELS, Format, of_suffix
+from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.restoring.fit import resize_frame, visible_colours
+from mambair_cli.restoring.record import Record
+from mambair_cli.restoring.request import Plan, Request
+
+if TYPE_CHECKING:
+    from mambair_cli.restoring.restorer import Restorer, Used
+
+Source = bytes | str | Path | Picture | Image.Image | np.ndarray[Any, Any]
+Load = Callable[[ModelSpec], "Restorer"]
+Progress = Callable[[int, int], None]  # tiles done, tiles in all
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A restored picture, how it came about, and what the user should know."""
+
+    picture: Picture
+    record: Record
+    notes: tuple[str, ...] = ()
+
+    @property
+    def format(self) -> Format:
+        """The format of the original where it can be written, else PNG."""
+        return FORMATS.get(self.picture.format, FORMATS["PNG"])
+
+    @property
+    def image(self) -> Image.Image:
+        """The first frame for Pillow; of 16-bit colour, which Pillow has not, raises BadImage."""
+        from mambair_cli.restoring.frames import pillow_image
+
+        return pillow_image(self.picture.frames[0])
+
+    def encoded(self, form: Format | None = None, encoding: Encoding | None = None) -> bytes:
+        """The bytes of a file. Raises BadImage if the format cannot hold the picture."""
+        stream = BytesIO()
+        encode.write(self.picture, stream, form or self.format, encoding or Encoding())
+        return stream.getvalue()
+
+    def save(self, path: str | Path, encoding: Encoding | None = None) -> tuple[str, ...]:
+        """Write a file, whole or not at all, and return what could not be kept. Raises MambairError."""
+        target = Path(path)
+        form = of_suffix(target)
+        if form is None:
+            raise MambairError(f"{target} has no suffix of a format that can be written.", "For example .png.")
+        with atomic_write(target) as stream:
+            return tuple(encode.write(self.picture, stream, form, encoding or Encoding()))
+
+
+def restore(
+    source: Source,
+    request: Request | str,
+    load: Load | None = None,
+    *,
+    form: Format | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> Result:
+    """A picture, restored.
+
+    `source`: a file or its bytes, a PIL image, an array (H, W[, C]) of uint8, uint16 or float in [0, 1], or a picture
+    that was read already. `request`: a task by name, or all that is asked for. `load` gives networks by model
+    (default: the published weights on the best device, see `Restorers`). `form`: the format that the result must fit
+    into. `progress` is told of tiles, `say` at once of what the user should know.
+
+    Raises BadImage for what is no picture or does not fit, UsageError and Unavailable where no model can do it.
+    """
+    request = Request(request) if isinstance(request, str) else request
+    started = time.perf_counter()
+    picture = opened(source, max_pixels)
+    steps = plan(picture, request, form)
+    notes = (*picture.warnings, *steps.notes)
+    if say:
+        for text in notes:
+            say(text)
+    if steps.spec is None:
+        result, made = _resampled(picture, request), Record()
+    else:
+        restorer = (load or _restorers())(steps.spec)
+        result, made = _restored(picture, request, restorer, progress)
+    record = replace(made, input_size=picture.size, output_size=result.size, seconds=time.perf_counter() - started)
+    return Result(result, record, notes)
+
+
+def plan(picture: Picture, request: Request, form: Format | None = None) -> Plan:
+    """What `restore` would do. Raises BadImage where `form` cannot hold the result, else as `Request.plan`."""
+    steps = request.plan(picture)
+    if form:
+        largest = max(picture.frames, key=lambda frame: max(frame.size)).size
+        size = request.result_size(largest, steps.spec) if steps.spec else request.fit.size(largest)
+        encode.check(form, size, len(picture.frames))
+    return steps
+
+
+def opened(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
+    """The picture that a source holds. Raises BadImage."""
+    if isinstance(source, Picture):
+        return source
+    if isinstance(source, bytes | str | Path):
+        return read_picture(Path(source) if isinstance(source, str) else source, max_pixels)
+    from mambair_cli.restoring import frames
+
+    if isinstance(source, Image.Image):
+        return Picture((frames.frame_of_image(source),))
+    return Picture((frames.frame_of_array(source),))
+
+
+def _restored(
+    picture: Picture, request: Request, restorer: Restorer, progress: Progress | None
+) -> tuple[Picture, Record]:
+    """Every frame through the network, at the size asked for."""
+    from mambair_cli.restoring import frames
+    from mambair_cli.restoring.restorer import Used
+
+    used, count, results = Used(), len(picture.frames), []
+
+    def tiles(before: int, done: int, total: int) -> None:
+        if progress:
+            progress(before * total + done, count * total)
+
+    for index, frame in enumerate(picture.frames):
+        result = frames.restore_frame(frame, picture.space, restorer, partial(tiles, index), used)
+        size = request.result_size(frame.size, restorer.spec)
+        results.append(result if result.size == size else resize_frame(result, size))
+    return replace(picture, frames=tuple(results)), _signed(restorer, used)
+
+
+def _resampled(picture: Picture, request: Request) -> Picture:
+    """Every frame at the size asked for, without a network."""
+    bled = (replace(frame, pixels=visible_colours(frame)) for frame in picture.frames)
+    return replace(picture, frames=tuple(resize_frame(frame, request.fit.size(frame.size)) for frame in bled))
+
+
+def _signed(restorer: Restorer, used: Used) -> Record:
+    """What it was made with."""
+    return Record(
+        model=restorer.spec.name,
+        sha256=restorer.sha256,
+        scale=restorer.spec.scale,
+        device=str(restorer.device),
+        precision=used.precision,
+        scan=restorer.scan,
+        tile=used.tile,
+        ensemble=restorer.running.ensemble,
+        seed=restorer.running.seed,
+    )
+
+
+def _restorers() -> Load:
+    from mambair_cli.restoring.restorer import Restorers
+
+    return Restorers()

@@ -1,0 +1,356 @@
+"""The tasks. All that is known of one stands in its record; nothing else branches on a task's name.
+
+A record gives a command, a row of `bench` and a training task. Nothing heavy is imported before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mambair_cli.images.decode import Picture
+
+    Bytes = NDArray[np.uint8]
+    # (hq, scale, level, rng) -> lq. hq: (H, W) or (H, W, 3) uint8; lq: uint8, or float32 in [0, 1]. Without rng as
+    # the field does it for its benchmarks, the same for every call.
+    Make = Callable[[Bytes, int, float | None, np.random.Generator | None], NDArray[Any]]
+
+Value = int | str | None  # of a level: a number, a word ("real", "auto"), or not given
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How PSNR and SSIM are measured: channel "y" (BT.601), "rgb" or "gray", `crop` pixels cut off each side.
+
+    `rounding`: "uint8" (of the picture, as saved), "luma" (of the picture, then of its Y, as MATLAB's rgb2ycbcr does)
+    or "none" (of neither).
+    """
+
+    channel: Literal["y", "rgb", "gray"]
+    crop: int
+    note: str = ""
+    rounding: str = "uint8"
+
+
+@dataclass(frozen=True)
+class Level:
+    """How strong the damage is, as one number or a word: what it is called, and which trained level suits it."""
+
+    name: str  # of the option, and of the field in a request and in a model's record
+    sign: str  # before the number in names: σ25, q10
+    text: str  # in messages: "noise 25"
+    low: int
+    high: int
+    help: str  # of the option
+    assumed: int  # where it will be read off the picture, or a model knows any
+    # How far a trained level is from the one wanted: the nearest model is taken.
+    distance: Callable[[int, int], tuple[float, float]]
+    # Read off a picture, with words for it ("noise of about 12.3"); None where it does not show.
+    measure: Callable[[Picture], tuple[int, str] | None] | None = None
+    measured_as: Value = None  # the value that asks for that
+    words: tuple[str, ...] = ()  # values that are a kind of their own, for which no other model stands in
+
+    @property
+    def metavar(self) -> str:
+        return "|".join((f"{self.low}-{self.high}", *self.words, *([str(self.measured_as)] * bool(self.measured_as))))
+
+    def is_kind(self, value: Value, has: object) -> bool:
+        """Whether a model trained for `has` may be taken for `value`: words and numbers do not stand in for each
+        other."""
+        return value is None or (value if value in self.words else None) == (has if has in self.words else None)
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """One way in which clean pictures are made worse: for benchmarks, for training and for validation alike."""
+
+    name: str  # in recipes
+    text: str  # in tables; {scale} and {level} are filled in
+    make: Make | None = None
+    how: str = ""  # it is made, for reports
+    level: Level | None = None  # that it takes
+    word: str | None = None  # the one value of the level that it stands for; None: all numbers
+    standard: bool = True  # made as the field makes it, so a benchmark may; else a benchmark only reads those of sets
+    role: str = "LQ"  # folder of such pictures in the sets that can be fetched; {s}: scale
+    layouts: tuple[str, ...] = ()  # where else sets keep them; {s}: scale, {q}: level
+    margin: int = 0  # input pixels that a training patch is wider: room for grids of blocks and blurred borders
+
+    def is_for(self, values: Mapping[str, Value]) -> bool:
+        """Whether it is what the values of the options (by name) describe."""
+        value = values.get(self.level.name) if self.level else None
+        if value is None:
+            return False
+        return value == self.word if isinstance(value, str) else self.word is None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a command does, and all that depends on it."""
+
+    name: str  # the command
+    about: str  # its help: a sentence, examples, remarks
+    tag: str  # of result files, {scale} filled in
+    channel: Literal["y", "rgb"]  # in which the field measures PSNR
+    degradations: tuple[Degradation, ...]  # the first is the benchmarks' where nothing else is said
+    enlarges: bool = False
+    level: Level | None = None  # by which its models differ
+
+    def protocol(self, scale: int) -> Protocol:
+        """The usual one of the field, for models that come without."""
+        return Protocol(self.channel, scale if self.enlarges else 0)
+
+    @property
+    def baseline(self) -> str:
+        """What doing nothing means."""
+        return "bicubic" if self.enlarges else "input"
+
+    @property
+    def options(self) -> dict[str, Level]:
+        """The levels of its degradations, by the name of the option that sets them."""
+        return {d.level.name: d.level for d in self.degradations if d.level}
+
+    def level_of(self, record: object) -> Any:
+        """The value of the task's level in a request or in a model's record; None where the task has none."""
+        return getattr(record, self.level.name) if self.level else None
+
+    def benchmark(self, values: Mapping[str, Value]) -> Degradation:
+        """The degradation that the values of the options (by name) describe, else the field's usual one."""
+        return next((d for d in self.degradations if d.is_for(values)), self.degradations[0])
+
+
+# ---------------------------------------------------------------------------------------------- making pictures worse
+
+
+def _bicubic(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+    from mambair_cli import degradations
+
+    return degradations.downscale(hq, scale)
+
+
+def _jpeg(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+    from mambair_cli import degradations
+
+    small = degradations.downscale(hq, scale) if scale > 1 else hq
+    return degradations.jpeg(small, round(level or 0))
+
+
+def _realistic(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+    import numpy as np
+
+    from mambair_cli import degradations
+
+    return degradations.realistic(hq, rng or np.random.default_rng(0), scale)
+
+
+def _noise(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+    from mambair_cli import degradations
+
+    return degradations.gaussian_noise(hq, level or 0.0, rng)
+
+
+def _rain(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+    import numpy as np
+
+    from mambair_cli import degradations
+
+    return degradations.rain(hq, rng or np.random.default_rng(0))
+
+
+# ----------------------------------------------------------------------------------------------------- reading levels
+
+_ESTIMATE_SLACK = 0.95  # the noise estimate errs by a few percent; 15.4 is not a case for the model of 25
+
+
+def _noise_of(picture: Picture) -> tuple[int, str]:
+    from mambair_cli.images.noise import noise_level
+
+    level = noise_level(picture.frames[0].pixels)
+    return round(level * _ESTIMATE_SLACK), f"noise of about {level:.1f}"
+
+
+def _quality_of(picture: Picture) -> tuple[int, str] | None:
+    quality = picture.jpeg_quality
+    return None if quality is None else (quality, f"JPEG quality {quality}")
+
+
+# ------------------------------------------------------------------------------------------------------------ records
+
+SIGMA = Level(
+    name="sigma",
+    sign="σ",
+    text="noise",
+    low=0,
+    high=255,
+    help="Standard deviation of the noise, real for a camera's, auto to measure it. Default: any noise.",
+    assumed=25,
+    distance=lambda has, wanted: (has < wanted, abs(has - wanted)),  # at or above: what is left of noise is worse
+    measure=_noise_of,
+    measured_as="auto",
+    words=("real",),
+)
+QUALITY = Level(
+    name="quality",
+    sign="q",
+    text="JPEG quality",
+    low=1,
+    high=100,
+    help="Of the JPEG. Default: read off the file.",
+    assumed=10,
+    distance=lambda has, wanted: (abs(has - wanted), has),  # the stronger of two equals
+    measure=_quality_of,
+)
+
+UPSCALE = Task(
+    name="upscale",
+    about="""Enlarge pictures 2, 3 or 4 times, or to a size.
+
+    [bold]Examples[/]
+
+    \b
+    mambair upscale photo.jpg                   photo_x4.jpg, next to it
+    mambair upscale -s 2 -m base *.png -o big/  another model, into a folder
+    mambair upscale --long-edge 3840 photo.jpg  enough for a 4K screen
+    mambair upscale --compare photo.jpg         and a page that shows the gain
+    mambair upscale -r album/ -o big/           a tree; again: go on with it
+    cat a.png | mambair upscale - > b.png       through pipes
+
+    Without -m, JPEG, WebP, HEIC and AVIF go through a model that knows
+    noise and artefacts, PNG and TIFF through one for clean pictures;
+    [bold]--clean[/] and [bold]--compressed[/] say otherwise. Most published models are
+    for clean ones: for noisy photos try [bold]-m real[/].
+    Orientation, colour profile, transparency and metadata are kept.
+    For a target size the smallest scale that is enough runs, then the result
+    is shrunk; pictures that are large enough are shrunk only, unless -s is
+    given: then they are restored first.
+    """,
+    tag="x{scale}",
+    channel="y",
+    enlarges=True,
+    degradations=(
+        Degradation(
+            name="bicubic",
+            text="x{scale}",
+            make=_bicubic,
+            how="Matlab-exact bicubic, uint8",
+            role="LRx{s}",
+            layouts=(
+                *("LRx{s}/*", "LR_bicubic/X{s}/*", "LR_bicubic/x{s}/*", "LRbicx{s}/*", "LR/X{s}/*", "LR/x{s}/*"),
+                *("X{s}/*", "x{s}/*", "image_SRF_{s}/*_LR.*"),
+            ),
+        ),
+        Degradation(
+            name="jpeg",
+            text="x{scale} JPEG {level}",
+            make=_jpeg,
+            how="Matlab-exact bicubic, uint8, then libjpeg baseline encoder",
+            layouts=("LRx{s}_q{q}/*", "LR_bicubic/X{s}_q{q}/*"),
+            level=QUALITY,
+            margin=16,
+        ),
+        Degradation(
+            name="realistic",
+            text="x{scale} of the web",
+            make=_realistic,
+            how="blur, bicubic, noise, JPEG",
+            margin=16,
+        ),
+    ),
+)
+
+DENOISE = Task(
+    name="denoise",
+    about="""Remove noise.
+
+    [bold]Examples[/]
+
+    \b
+    mambair denoise scan.png                    scan_denoised.png
+    mambair denoise --sigma 25 scan.png         noise of a known strength
+    mambair denoise --sigma auto *.png -o out/  measured, picture by picture
+    mambair denoise --sigma real photo.jpg      a camera's noise
+
+    Where nobody trained for the strength, the nearest one above is taken,
+    and named.
+    """,
+    tag="denoised",
+    channel="rgb",
+    level=SIGMA,
+    degradations=(
+        Degradation(
+            name="noise",
+            text="noise {level}",
+            make=_noise,
+            how="numpy RandomState(0) for every picture, channels drawn as B, G, R, neither clipped nor rounded",
+            level=SIGMA,
+        ),
+        Degradation(
+            name="camera",
+            text="noise real",
+            level=SIGMA,
+            word="real",
+            standard=False,
+            layouts=("LQ/*", "noisy/*", "input/*"),
+        ),
+    ),
+)
+
+DERAIN = Task(
+    name="derain",
+    about="""Remove rain streaks.
+
+    [bold]Examples[/]
+
+    \b
+    mambair derain street.jpg                   street_derained.jpg
+    mambair derain -r frames/ -o dry/           a tree, mirrored
+    """,
+    tag="derained",
+    channel="y",
+    degradations=(
+        Degradation(
+            name="rain",
+            text="rain",
+            make=_rain,
+            layouts=("LQ/*", "rain/X2/*", "rain/*", "rainy/*", "input/*", "rain-*"),
+            standard=False,
+        ),
+    ),
+)
+
+DECOMPRESS = Task(
+    name="decompress",
+    about="""Remove JPEG artefacts.
+
+    [bold]Examples[/]
+
+    \b
+    mambair decompress old.jpg                  old_decompressed.jpg
+    mambair decompress old.jpg --format png     without a new loss
+    mambair decompress --quality 10 shot.png    a JPEG that became a PNG
+
+    The quality is read off the JPEG's own quantisation tables. Grey models
+    restore the luma of colour pictures and keep their chroma, as is usual
+    in the field.
+    """,
+    tag="decompressed",
+    channel="y",
+    level=QUALITY,
+    degradations=(
+        Degradation(
+            name="jpeg",
+            text="JPEG {level}",
+            make=_jpeg,
+            how="libjpeg baseline encoder",
+            layouts=("LQ_q{q}/*", "JPEG_q{q}/*", "q{q}/*", "{q}/*"),
+            level=QUALITY,
+            margin=16,
+        ),
+    ),
+)
+
+TASKS: dict[str, Task] = {task.name: task for task in (UPSCALE, DENOISE, DERAIN, DECOMPRESS)}
