@@ -113,9 +113,9 @@ def test_a_stopped_run_goes_on(pictures: Path, tmp_path: Path) -> None:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.restorer, name)
 
-        def restore(self, lq: Any) -> Any:
+        def restore_bands(self, *args: Any) -> Any:
             self.calls += 1
-            return self.restorer.restore(lq)
+            return self.restorer.restore_bands(*args)
 
     def stop(image: Any) -> None:
         raise KeyboardInterrupt

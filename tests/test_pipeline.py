@@ -279,7 +279,7 @@ def test_sizes_keep_proportions(fit: Fit, size: tuple[int, int], tag: str, tmp_p
     assert fit.size((80, 40)) == size
     assert fit.tag == tag
     picture = Picture((Frame(np.zeros((40, 80, 3), np.uint8), np.zeros((40, 80), np.uint8)),))
-    repeater = Repeater()
+    repeater = Repeater(scale=4)
     request = replace(repeater.request, fit=fit)
     result = restore(picture, request, lambda spec: repeater, form=FORMATS["PNG"]).picture
     assert result.size == size

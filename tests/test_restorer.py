@@ -22,6 +22,7 @@ from mambair_cli.errors import MambairError, UsageError
 from mambair_cli.models.zoo import zoo
 from mambair_cli.restoring import restorer, tiling
 from mambair_cli.restoring.restorer import Restorer, bytes_per_pixel, padded_size, pick_device, pick_precision
+from mambair_cli.restoring.running import Running
 
 SMALL_V2 = {
     "embed_dim": 12,
@@ -188,11 +189,11 @@ def seam(restorer: Restorer, photos: list[Tensor], tile: int, overlap: int) -> f
     """
     changes = []
     for lq in photos:
-        restorer.tile, restorer.seed = "off", 0
+        restorer.running = Running(tile="off")
         whole = restorer.restore(lq)
-        restorer.seed = 1
+        restorer.running = Running(tile="off", seed=1)
         other_draw = restorer.restore(lq) - whole
-        restorer.tile, restorer.overlap, restorer.seed = tile, overlap, 0
+        restorer.running = Running(tile=tile, overlap=overlap)
         tiled = restorer.restore(lq) - whole
         ends = at_ends(tiling.smooth(lq.shape[2], tile, overlap), 4)
         changes.append([d[..., where].abs().mean() for d in (tiled, other_draw) for where in (ends, ~ends)])
@@ -350,7 +351,7 @@ def test_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_precision("auto", cpu, 20_000_000) == "fp32"
     assert pick_precision("fp16", cpu, 1) == "fp16"
     with pytest.raises(UsageError):
-        pick_precision("fp8", cpu, 1)
+        Running(precision="fp8")
 
 
 def test_load_model_from_a_file_alone(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_resolve_takes_the_bundled_model(manifest) -> None:
 @given(sigma=st.integers(0, 255), levels=st.sets(st.integers(1, 255), min_size=1))
 def test_noise_gets_the_nearest_level_at_or_above(sigma: int, levels: set[int]) -> None:
     specs = [replace(zoo.find("mambair-denoise-15"), sigma=level) for level in levels]
-    got = zoo._nearest(specs, sigma, None).sigma
+    got = zoo._nearest(specs, "denoise", sigma).sigma
     assert got == min((level for level in levels if level >= sigma), default=max(levels))
 
 

@@ -244,21 +244,21 @@ def _nearest(candidates: list[ModelSpec], task: str, value: Value) -> ModelSpec:
 
 def _by_level(candidates: list[ModelSpec], level: Level, value: Value) -> ModelSpec:
     """The model whose level (or nearest end of its range) is the least distance from `value`."""
-    has = {spec.name: getattr(spec, level.name) for spec in candidates}
-    if isinstance(value, str) or len(set(has.values())) == 1:
+    trained = [getattr(spec, level.name) for spec in candidates]
+    if isinstance(value, str) or len(set(trained)) == 1:
         return candidates[0]
     if value is None:
-        blind = [spec for spec in candidates if isinstance(has[spec.name], tuple)]
+        blind = [spec for spec, has in zip(candidates, trained, strict=True) if isinstance(has, tuple)]
         if not blind:
             raise UsageError(f"Which of {_names(candidates)}?", f"Say so with `-m`, or give --{level.name}.")
         return blind[0]
     wanted: int = value
 
     def badness(spec: ModelSpec) -> tuple[float, float]:
-        own = has[spec.name]
-        if isinstance(own, tuple):
-            return level.distance(min(max(wanted, own[0]), own[1]), wanted)
-        return level.distance(own, wanted) if isinstance(own, int) else (float("inf"), 0)
+        has = getattr(spec, level.name)
+        if isinstance(has, tuple):
+            return level.distance(min(max(wanted, has[0]), has[1]), wanted)
+        return level.distance(has, wanted) if isinstance(has, int) else (float("inf"), 0)
 
     return min(candidates, key=badness)
 
