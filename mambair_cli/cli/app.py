@@ -15,6 +15,7 @@ import typer
 
 from mambair_cli import __version__, atomic, console
 from mambair_cli.cli import bench, compare, doctor, models, restore, train
+from mambair_cli.cli.help import Command, Group
 from mambair_cli.errors import MambairError
 from mambair_cli.tasks import TASKS
 
@@ -63,11 +64,12 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
         callback=about,
+        cls=Group,
     )
     for task in TASKS.values():
-        app.command(task.name)(restore.command_of(task))
+        app.command(task.name, cls=Command)(restore.command_of(task))
     for command in (compare.compare, bench.bench, train.train, doctor.doctor):
-        app.command()(command)
+        app.command(cls=Command)(command)
     app.add_typer(models.app, name="models")
     return app
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mambair_cli.cli.help import Command, Group
 from mambair_cli.cli.options import Json, Offline, Quiet
 from mambair_cli.errors import Unavailable, UsageError
 from mambair_cli.models import checkpoints, zoo
@@ -25,15 +26,15 @@ mambair models info light                   what one is good for, and what not
 mambair models download light base          fetch, verify, keep
 """
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help=HELP)
+app = typer.Typer(cls=Group, no_args_is_help=True, rich_markup_mode="rich", help=HELP)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A model or an alias.", autocompletion=zoo.complete)]
 Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Models or aliases.", autocompletion=zoo.complete)]
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_models(
-    task: Annotated[str | None, typer.Option(help=f"Only models for one of {', '.join(TASKS)}.")] = None,
+    task: Annotated[str | None, typer.Option(metavar="TASK", help=f"Only models for one of {', '.join(TASKS)}.")] = None,
     json: Json = False,
 ) -> None:
     """All models with size, score and licence, and whether they are on this machine.
@@ -68,7 +69,7 @@ def list_models(
     Console().print(table)
 
 
-@app.command()
+@app.command(cls=Command)
 def info(
     name: Name,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="Only the citation, as BibTeX.")] = False,
@@ -91,7 +92,7 @@ def info(
         print(_card(spec))
 
 
-@app.command()
+@app.command(cls=Command)
 def path(name: Name) -> None:
     """Print where a model's file is.
 
@@ -110,7 +111,7 @@ def path(name: Name) -> None:
     print(file)
 
 
-@app.command()
+@app.command(cls=Command)
 def download(names: Names, offline: Offline = False, quiet: Quiet = False) -> None:
     """Fetch models into the cache, verify them, and print where they are.
 
@@ -132,7 +133,7 @@ def download(names: Names, offline: Offline = False, quiet: Quiet = False) -> No
         raise Unavailable("\n\n".join(str(failure) for failure in failures))
 
 
-@app.command()
+@app.command(cls=Command)
 def verify(
     names: Annotated[
         list[str] | None,
@@ -174,7 +175,7 @@ def verify(
         raise Unavailable(failures[0], "\n".join(failures[1:]))
 
 
-@app.command("import")
+@app.command("import", cls=Command)
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A checkpoint fetched by hand.")],
     name: Annotated[
@@ -197,7 +198,7 @@ def import_file(
     print(checkpoints.adopt(file, spec))
 
 
-@app.command()
+@app.command(cls=Command)
 def rm(names: Names, quiet: Quiet = False) -> None:
     """Remove models from the cache, and forget the hashes recorded for them.
 
