@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import itertools
 import os
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from mambair_cli.errors import UsageError
+from mambair_cli.errors import MambairError, UsageError
 from mambair_cli.images.formats import FORMATS, READABLE_SUFFIXES, Format, of_suffix
 
 STREAM = "-"  # stdin or stdout
@@ -73,10 +74,37 @@ class Source:
 # --- what goes in ---------------------------------------------------------------------------------------------
 
 
+def read_stdin() -> bytes:
+    """All of stdin. Raises MambairError where it is closed or fails."""
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise MambairError(f"stdin cannot be read: {_why(error)}") from error
+
+
+def write_stdout(data: bytes | memoryview) -> None:
+    """Bytes to stdout, at once. Raises MambairError where it is full or closed; what follows goes nowhere then.
+
+    BrokenPipeError passes: who closed a pipe has seen enough.
+    """
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is tried again at the exit
+        raise MambairError(f"stdout cannot be written: {_why(error)}") from error
+
+
+def _why(error: OSError) -> str:
+    return "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
+
+
 def read_list(listing: str) -> list[str]:
     """The names in a file (or "-", stdin), separated by NUL if there is one, by newlines otherwise."""
     try:
-        data = sys.stdin.buffer.read() if listing == STREAM else Path(listing).read_bytes()
+        data = read_stdin() if listing == STREAM else Path(listing).read_bytes()
     except OSError as error:
         raise UsageError(f"cannot read the list {listing}: {error.strerror}") from error
     names = data.split(b"\0") if b"\0" in data else data.splitlines()

@@ -309,3 +309,46 @@ def test_what_works_on_a_terminal_draws_a_bar(tmp_path: Path) -> None:
     assert "a.png" in text
     assert "1 done, 0 skipped, 0 failed" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")  # the cursor comes back
+
+
+# --- streams that fail ------------------------------------------------------------------------------------------
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`mambair` here is this checkout's; every descriptor that the command closes is really closed."""
+    program = f'mambair() {{ "{sys.executable}" -m mambair_cli "$@"; }}; {command}'
+    return subprocess.run(["bash", "-c", program], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("stdout", ["> /dev/full", ">&-"])
+def test_a_failing_stdout_loses_no_result(stdout: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "abcd":
+        photo().crop((0, 0, 20, 16)).save(tmp_path / "in" / f"{name}.png")
+    outcome = shell(f"mambair upscale -s 2 -o out/ in/ {stdout}", tmp_path)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png", "c.png", "d.png"]
+    assert outcome.returncode == 1
+    assert outcome.stderr.count("stdout cannot be written") == 1
+    assert "4 done, 0 skipped, 0 failed" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("mambair models list >&-", "error: cannot go on: stdout is closed"),
+        ("mambair doctor >&-", "error: cannot go on: stdout is closed"),
+        ("mambair upscale - -o a.png <&-", "-: stdin cannot be read: it is closed"),
+        ("mambair upscale --files-from - <&-", "error: stdin cannot be read: it is closed"),
+        ("mambair upscale -o - photo.png >&-", "photo.png: stdout cannot be written: it is closed"),
+        (
+            "mambair upscale -o - photo.png > /dev/full",
+            "photo.png: stdout cannot be written: No space left on device",
+        ),
+    ],
+)
+def test_closed_streams_are_named(command: str, told: str, tmp_path: Path) -> None:
+    photo().crop((0, 0, 20, 16)).save(tmp_path / "photo.png")
+    outcome = shell(command, tmp_path)
+    assert outcome.returncode == 1
+    assert told in outcome.stderr
+    assert "Traceback" not in outcome.stderr

@@ -21,9 +21,7 @@ DIM = Task(
     about="Undo underexposure.",
     tag="bright",
     channel="rgb",
-    degradations=(
-        Degradation("dim", "half the light", make=lambda hq, scale, level, rng: hq // 2, how="halved"),
-    ),
+    degradations=(Degradation("dim", "half the light", make=lambda hq, scale, level, rng: hq // 2, how="halved"),),
 )
 
 

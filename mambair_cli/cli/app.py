@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -80,10 +81,30 @@ def _escape(stream: object) -> None:
         stream.reconfigure(errors="backslashreplace")
 
 
+def _open_closed_streams() -> None:
+    """Streams that were closed (`>&-`) fail when they are used, instead of not being there.
+
+    They are opened for the wrong direction; and no picture can get the number of one of them, into which libraries
+    may write.
+    """
+    for number, name, mode, direction in (
+        (0, "stdin", "r", os.O_WRONLY),
+        (1, "stdout", "w", os.O_RDONLY),
+        (2, "stderr", "w", os.O_WRONLY),  # nowhere is left to tell of it
+    ):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, direction)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 -- until the end of the process
+
+
 def run(args: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave the process with its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    _open_closed_streams()
     warnings.filterwarnings("ignore", module="PIL")  # of oddities in files that it reads all the same
     console.set_up()
     for stream in (sys.stdout, sys.stderr):
@@ -101,7 +122,8 @@ def run(args: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:  # pictures have their own handling: mostly this is stdout
         if not isinstance(error, BrokenPipeError):
             place = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
-            console.voice.error(MambairError(f"cannot go on: {error.strerror or error}{place}"))
+            reason = "stdout is closed" if error.errno == errno.EBADF else error.strerror or error
+            console.voice.error(MambairError(f"cannot go on: {reason}{place}"))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # else what is left is tried again at the exit
         sys.exit(1)
     except Stopped as stopped:

@@ -34,7 +34,9 @@ Names = Annotated[list[str], typer.Argument(metavar="NAME", help="Models or alia
 
 @app.command("list", cls=Command)
 def list_models(
-    task: Annotated[str | None, typer.Option(metavar="TASK", help=f"Only models for one of {', '.join(TASKS)}.")] = None,
+    task: Annotated[
+        str | None, typer.Option(metavar="TASK", help=f"Only models for one of {', '.join(TASKS)}.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """All models with size, score and licence, and whether they are on this machine.

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mambair_cli.console import Voice
+from mambair_cli.errors import MambairError
+from mambair_cli.files import write_stdout
 
 if TYPE_CHECKING:
     from mambair_cli.files import Job
@@ -80,16 +82,11 @@ class Reporter:
         if self._mute:
             return
         try:
-            if sys.stdout is None:
-                raise OSError(9, "it is closed")
-            sys.stdout.write(line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise
-        except (OSError, ValueError) as error:  # full, or closed
+            text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n"
+            write_stdout(text.encode(sys.stdout.encoding, "backslashreplace"))
+        except MambairError as error:
             self._mute = True
-            reason = getattr(error, "strerror", None) or error
-            self._voice.problem(f"stdout cannot be written ({reason}): results are made, but not named there")
+            self._voice.problem(f"{error}; results are made all the same, but not named there")
 
     def _summary(self) -> None:
         say = self._voice.say
