@@ -285,10 +285,11 @@ def run_speed(
     specs = [zoo.find(name) for name in models]
     specs = specs or [checkpoints.spec_for_file(weights) if weights else zoo.resolve("upscale")]
     for spec, size in product(specs, sizes):
-        if any(side % spec.multiple or side < spec.min_size for side in size):
+        padding = archs.find(spec.arch).padding
+        if not all(padding.takes(side) for side in size):
             raise UsageError(
                 f"{spec.name} takes no {size[1]}x{size[0]} as it is.",
-                f"Sides are multiples of {spec.multiple}, at least {spec.min_size}.",
+                f"Sides are multiples of {padding.multiple}, at least {padding.minimum}.",
             )
     with _threads(threads):
         rates = measure_rates(where)

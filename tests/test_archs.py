@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from mambair_cli import archs
-from mambair_cli.archs import mambairv2
+from mambair_cli.archs import Padding, mambairv2
+from mambair_cli.archs.recognise import Outline
 from mambair_cli.errors import BadCheckpoint, UsageError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -139,7 +141,10 @@ def test_published_state_dicts_key_for_key(name: str) -> None:
 def test_infer_says_what_it_tried() -> None:
     with pytest.raises(BadCheckpoint) as error:
         archs.infer({"features.0.weight": torch.zeros(1)})
-    assert all(arch in error.value.hint for arch in archs.ARCHS)
+    assert all(arch in error.value.hint for arch in archs.ARCHITECTURES)
+    with pytest.raises(BadCheckpoint) as error:
+        archs.infer({mambairv2.KERNEL: torch.zeros(1)})
+    assert error.value.hint == f"Not mambairv2: no {mambairv2.FIRST_LAYER}win_mhsa.relative_position_bias_table."
 
 
 def test_infer_recognises_light_weights_of_an_older_kind() -> None:
@@ -157,6 +162,63 @@ def test_infer_refuses_a_network_with_one_key_more_less_or_other() -> None:
     ):
         with pytest.raises(BadCheckpoint, match=r"vmambair_sisr: (has extra|no latent|latent.0.attn.Ds is \[7\])"):
             archs.infer(meta_state(damaged))
+
+
+def test_infer_takes_no_memory_for_what_shapes_claim() -> None:
+    shapes = SHAPES["mambairv2_light_x4"]
+    claims = {
+        "embed_dim is 100000000": {"conv_first.weight": [100_000_000, 3, 3, 3]},
+        "d_state is 100000000": {mambairv2.FIRST_LAYER + "assm.selectiveScan.A_logs": [1, 100_000_000]},
+        "conv_first.bias is .* not": {"conv_first.weight": [16_000, 3, 3, 3]},
+        "windows of 5000x5000": {
+            f"{mambairv2.FIRST_LAYER}win_mhsa.relative_position_bias_table": [9999**2, 4],
+        },
+        "index out of range": {mambairv2.FIRST_LAYER + "assm.selectiveScan.A_logs": []},
+    }
+    for said, claim in claims.items():
+        with pytest.raises(BadCheckpoint) as error:
+            archs.infer(meta_state(shapes | claim))
+        assert re.search(said, error.value.hint), error.value.hint
+
+
+def test_an_outline_has_the_shapes_of_the_network() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.full((2, 3), 0.5).repeat(2, 1, 4))
+            self.b = nn.Parameter(torch.empty(size=(5, 7)))
+            self.register_buffer("c", torch.ones(4, 4, dtype=torch.int64))
+            self.linear = nn.Linear(3, 2)
+            nn.init.trunc_normal_(self.linear.weight)
+            nn.init.orthogonal_(self.linear.weight)
+            with torch.no_grad():
+                self.a[0] = 1
+
+    with Outline():
+        outline = Odd()
+    assert shapes_of(outline) == shapes_of(Odd())
+    assert {k: v.dtype for k, v in outline.state_dict().items()} == {
+        k: v.dtype for k, v in Odd().state_dict().items()
+    }
+    assert all(p.untyped_storage().nbytes() <= 8 for p in outline.parameters())
+
+
+def test_padding_follows_its_rule() -> None:
+    assert [Padding(8).length(n) for n in (1, 8, 9)] == [8, 8, 16]
+    assert [Padding(minimum=8).length(n) for n in (1, 8, 9)] == [8, 8, 9]
+    csr = Padding(64, minimum=32, mode="symmetric", extra=True)
+    assert [csr.length(n) for n in (1, 63, 64, 65)] == [64, 64, 128, 128]
+    assert [Padding(8, minimum=16).takes(n) for n in (8, 16, 20, 24)] == [False, True, False, True]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_records_know_pictures_and_scale(name: str) -> None:
+    golden = Golden.open(name)
+    architecture, kwargs = archs.find(golden.about["arch"]), golden.about["kwargs"]
+    before, after = golden.tensors["input0"].shape, golden.tensors["output0"].shape
+    assert architecture.channels_of(kwargs) == before[1]
+    assert architecture.scale_of(kwargs) * before[2] == after[2]
+    assert architecture.bytes_per_pixel(kwargs) > 1000
 
 
 def test_loading_is_strict() -> None:

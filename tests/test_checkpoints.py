@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mambair_cli import archs
 from mambair_cli.errors import BadCheckpoint, Unavailable, UsageError
-from mambair_cli.models import checkpoints, zoo
+from mambair_cli.models import checkpoints, download, zoo
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = {"in_chans": 3, "upscale": 1, "embed_dim": 30, "d_state": 4, "depths": [1], "mlp_ratio": 1.2}
@@ -336,7 +336,7 @@ def test_known_hash_through_a_bad_connection(
     server.put("/sure.pth", BODY, cut(1000), cut(20_000))
     assert checkpoints.fetch(zoo.find("sure-x2"), quiet=True).read_bytes() == BODY
     assert cached(cache) == ["sure_x2.pth"]
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_wrong_file_put_by_hand_is_refused(server: Server, cache: Path) -> None:
@@ -430,6 +430,27 @@ def test_cache_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert checkpoints.cache_dir() == Path.home() / "weights"
     monkeypatch.delenv("MAMBAIR_CACHE")
     assert checkpoints.cache_dir().name == "mambair"
+
+
+def test_a_first_run_reads_the_file_twice_and_builds_once(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def counted(module: object, name: str) -> None:
+        function = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kw: done.append(name) or function(*args, **kw))
+
+    counted(checkpoints, "read")
+    counted(checkpoints, "sha256_of")
+    counted(download, "sha256_of")
+    counted(archs, "build")
+    for name in ("tiny-x2", "sure-x2"):  # without and with a published hash
+        spec = zoo.find(name)
+        server.put("/" + spec.source.urls[0].rpartition("/")[2], BODY)
+        assert same(checkpoints.load(spec, quiet=True)[0].state_dict(), X2)
+        assert sorted(done) == ["build", "read", "sha256_of"], name
+        done.clear()
 
 
 def test_a_page_with_status_200_is_told(server: Server, cache: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mambair_cli import archs, load_model
+from mambair_cli.archs import Padding
 from mambair_cli.errors import MambairError, UsageError
 from mambair_cli.models.zoo import zoo
 from mambair_cli.restoring import restorer, tiling
-from mambair_cli.restoring.restorer import Restorer, bytes_per_pixel, padded_size, pick_device, pick_precision
+from mambair_cli.restoring.restorer import Restorer, bytes_per_pixel, pick_device, pick_precision
 from mambair_cli.restoring.running import Running
 
 SMALL_V2 = {
@@ -70,26 +72,17 @@ def small_v2() -> nn.Module:
     st.sampled_from(["auto", "off", "paper", 16, 33, 64]),
     st.sampled_from([None, 0, 5]),
     st.integers(1, 4),
-    st.sampled_from(
-        [{}, {"multiple": 8}, {"multiple": 16, "pad_mode": "symmetric", "pad_extra": True, "min_size": 20}]
-    ),
+    st.sampled_from([Padding(), Padding(8), Padding(16, mode="symmetric", extra=True, minimum=20)]),
 )
 def test_identity_network_gives_any_picture_back(
-    size: tuple[int, int], tile: str | int, overlap: int | None, scale: int, padding: dict[str, Any]
+    size: tuple[int, int], tile: str | int, overlap: int | None, scale: int, padding: Padding
 ) -> None:
-    network = Nearest(scale, padding.get("multiple", 1))
     lq = picture(*size)
-    hq = Restorer(spec(scale, **padding), network, tile=tile, overlap=overlap).restore(lq)
+    with patch.dict(archs.ARCHITECTURES, mambair=replace(archs.find("mambair"), padding=padding)):
+        restorer = Restorer(spec(scale), Nearest(scale, padding.multiple), tile=tile, overlap=overlap)
+        hq = restorer.restore(lq)
     expected = lq.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     torch.testing.assert_close(hq, expected, rtol=0, atol=1e-6)
-
-
-def test_padding_follows_the_rule_of_the_spec() -> None:
-    unet = spec(multiple=8)
-    csr = spec(multiple=64, pad_extra=True, min_size=32)
-    assert [padded_size(n, unet) for n in (1, 8, 9)] == [8, 8, 16]
-    assert [padded_size(n, csr) for n in (1, 63, 64, 65)] == [64, 64, 128, 128]
-    assert [padded_size(n, spec(min_size=8)) for n in (1, 8, 9)] == [8, 8, 9]
 
 
 def test_bands_are_the_whole_from_top_to_bottom() -> None:
@@ -146,7 +139,7 @@ def test_paper_tiles_are_cut_and_pasted_as_published() -> None:
 def test_paper_does_not_tile_where_the_paper_did_not() -> None:
     restorer = Restorer(spec(arch="vmambair_derain"), network := Nearest(), tile="paper")
     restorer.restore(picture(300, 300))
-    assert (restorer.tile_used, network.seen) == ("off", [(1, 3, 300, 300)])
+    assert (restorer.tile_used, network.seen) == ("off", [(1, 3, 304, 304)])  # padded to multiples of 8
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(8, None), ("large", None), (64, 33), (64, -1), ("auto", -1), (-5, 0)])

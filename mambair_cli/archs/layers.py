@@ -1,4 +1,4 @@
-"""What several networks share: the gated scan block, channel attention, the outer skeleton.
+"""What several networks share: the gated scan block, channel attention, and the layers between them.
 
 Features are channel last, (B, H, W, C), throughout; a convolution sees a channels_last view of them, so nothing is
 copied between scans, norms, linears and convolutions. Module names are those of the published checkpoints.
@@ -7,8 +7,6 @@ copied between scans, norms, linears and convolutions. Module names are those of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +15,6 @@ from torch import Tensor, nn
 from mambair_cli.scan import fused, ordered_scan
 from mambair_cli.scan import orders as paths
 
-RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K; grey input has none
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes (Mamba, Gu & Dao 2023, 3.6)
 
 
@@ -222,92 +219,6 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Group(nn.Module):
-    """Blocks, a 3x3 convolution, and a residual around both. `key` is the checkpoints' name for the blocks."""
-
-    def __init__(self, width: int, blocks: Sequence[nn.Module], key: str = "blocks") -> None:
-        super().__init__()
-        self.key = key
-        self.residual_group = nn.ModuleDict({key: nn.ModuleList(blocks)})
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
-
-    def forward(self, x: Tensor, *context: object) -> Tensor:
-        y = x
-        for block in cast(nn.ModuleList, self.residual_group[self.key]):
-            y = block(y, *context)
-        return x + conv(y, self.conv)
-
-
-def pixel_shuffle_steps(width: int, scale: int) -> nn.Sequential:
-    """Convolutions and pixel shuffles by 2 (scale 1, 2, 4, 8) or once by 3."""
-    if scale == 3:
-        factors = [3]
-    elif scale & (scale - 1) == 0:
-        factors = [2] * (scale.bit_length() - 1)
-    else:
-        raise ValueError(f"scale {scale} is neither 3 nor a power of two")
-    pairs = ((nn.Conv2d(width, width * f * f, 3, padding=1), nn.PixelShuffle(f)) for f in factors)
-    return nn.Sequential(*(module for pair in pairs for module in pair))
-
-
-class Skeleton(nn.Module):
-    """The frame of MambaIR, MambaIRv2 and MambaCSR: first convolution, groups, long skip, upsampling head.
-
-    `upsampler`: "pixelshuffle", "pixelshuffledirect" (light), or "" for restoration at the same size.
-    """
-
-    HEAD_WIDTH = 64
-    mean: Tensor
-
-    def __init__(
-        self, groups: Sequence[nn.Module], in_chans: int, embed_dim: int, upscale: int, upsampler: str
-    ) -> None:
-        super().__init__()
-        mean = RGB_MEAN if in_chans == 3 else (0.0,) * in_chans
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.upscale, self.upsampler = upscale, upsampler
-        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
-        self.patch_embed = nn.ModuleDict({"norm": LayerNorm(embed_dim)})
-        self.layers = nn.ModuleList(groups)
-        self.norm = LayerNorm(embed_dim)
-        self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
-        if upsampler == "pixelshuffle":
-            self.conv_before_upsample = nn.Sequential(
-                nn.Conv2d(embed_dim, self.HEAD_WIDTH, 3, padding=1), nn.LeakyReLU()
-            )
-            self.upsample = pixel_shuffle_steps(self.HEAD_WIDTH, upscale)
-            self.conv_last = nn.Conv2d(self.HEAD_WIDTH, in_chans, 3, padding=1)
-        elif upsampler == "pixelshuffledirect":
-            last = nn.Conv2d(embed_dim, in_chans * upscale**2, 3, padding=1)
-            self.upsample = nn.Sequential(last, nn.PixelShuffle(upscale))
-        elif upsampler == "" and upscale == 1:
-            self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
-        else:
-            raise ValueError(f"no head upsampler={upsampler!r} for scale {upscale}")
-        self.apply(init_linear)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> (B, C, H*upscale, W*upscale)."""
-        x = (x - self.mean).contiguous(memory_format=torch.channels_last)
-        shallow = self.conv_first(x).float()  # the residual stream stays float32 under autocast
-        deep = self.norm(self.body(shallow))
-        return self.head(self.conv_after_body(to_map(deep)) + shallow, x) + self.mean
-
-    def body(self, shallow: Tensor) -> Tensor:
-        """(B, C, H, W) features of the first convolution -> (B, H, W, C)."""
-        x = self.patch_embed["norm"](to_tokens(shallow))
-        for group in self.layers:
-            x = group(x)
-        return x
-
-    def head(self, features: Tensor, x: Tensor) -> Tensor:
-        if self.upsampler == "pixelshuffledirect":
-            return full_precision(self.upsample, features)
-        if self.upsampler == "pixelshuffle":
-            return full_precision(self.conv_last, self.upsample(self.conv_before_upsample(features)))
-        return x + full_precision(self.conv_last, features)
 
 
 def full_precision(module: nn.Module, x: Tensor) -> Tensor:

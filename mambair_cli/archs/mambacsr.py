@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambair_cli.archs import skeleton
+from mambair_cli.archs.family import Architecture, Padding, Shapes
 from mambair_cli.archs.layers import (
     CAB,
     SS2D,
-    Group,
     LayerNorm,
     Linear,
     Mlp,
     SelectiveScan,
-    Skeleton,
     depthwise,
     dwconv,
     init_linear,
@@ -30,6 +30,7 @@ from mambair_cli.archs.layers import (
     scale_add,
     to_tokens,
 )
+from mambair_cli.archs.skeleton import Group, Skeleton, group_depths, skeleton_arguments
 from mambair_cli.scan import orders as paths
 
 LARGE_WINDOW = 64
@@ -179,3 +180,32 @@ class MambaCSR(Skeleton):
                 low = self.layers2[i](low)
                 x = self.layers3[i](x, low)
         return x
+
+
+FIRST_BLOCK = "layers.0.residual_group.blocks.0."
+
+
+def _arguments(shapes: Shapes) -> dict[str, object]:
+    hidden, embed_dim = shapes[FIRST_BLOCK + "mlp.fc1.weight"]
+    cross_scale = any(key.startswith("layers3.") for key in shapes)
+    return {
+        **skeleton_arguments(shapes),
+        "depths": group_depths(shapes),
+        "d_state": shapes[FIRST_BLOCK + "self_attention.A_logs"][1],
+        "mlp_ratio": hidden // embed_dim,
+        "cross_scale_scan": cross_scale,
+        **({"depths2": group_depths(shapes, layers="layers2")} if cross_scale else {}),
+    }
+
+
+MAMBACSR = Architecture(
+    name="mambacsr",
+    builder=MambaCSR,
+    marks=(FIRST_BLOCK + "conv_block.cab.0.weight",),
+    hyperparameters=_arguments,
+    bytes_per_channel=65,
+    padding=Padding(multiple=64, minimum=32, mode="symmetric", extra=True),  # as the authors tested
+    paper_tiles=(192, 4),
+    without_effect=skeleton.WITHOUT_EFFECT | {"interval", "num_heads", "window_size"},
+    only_value={**skeleton.ONLY_VALUE, "dual_interleaved_scan": True},
+)

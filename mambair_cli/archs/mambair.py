@@ -9,19 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambair_cli.archs import skeleton, unet
+from mambair_cli.archs.family import Architecture, Shapes, ratio
 from mambair_cli.archs.layers import (
     CAB,
     SS2D,
     ChannelAttention,
-    Group,
     LayerNorm,
-    Skeleton,
     conv,
     depthwise,
     dwconv,
+    full_precision,
     pointwise,
     scale_add,
 )
+from mambair_cli.archs.skeleton import Group, Skeleton, group_depths, skeleton_arguments
+from mambair_cli.archs.unet import UNet, unet_arguments
 
 
 class LightCAB(nn.Module):
@@ -84,3 +87,77 @@ class MambaIR(Skeleton):
             Group(embed_dim, [Block(embed_dim, d_state, mlp_ratio, light) for _ in range(depth)]) for depth in depths
         ]
         super().__init__(groups, in_chans, embed_dim, upscale, upsampler)
+
+
+class MambaIRUNet(UNet):
+    """MambaIR's network for real camera noise. Height and width are multiples of 8."""
+
+    def __init__(
+        self,
+        *,
+        inp_channels: int = 3,
+        out_channels: int = 3,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        mlp_ratio: float = 2.0,
+        d_state: int = 16,
+    ) -> None:
+        def block(width: int) -> nn.Module:
+            return Block(width, d_state, mlp_ratio)
+
+        super().__init__(block, inp_channels, dim, num_blocks, num_refinement_blocks)
+        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] -> the same shape."""
+        return full_precision(self.output, self.features(x)) + x
+
+
+FIRST_BLOCK = "layers.0.residual_group.blocks.0."
+FIRST_UNET_BLOCK = "encoder_level1.0."
+
+
+def _mambair_arguments(shapes: Shapes) -> dict[str, object]:
+    rows, d_state = shapes[FIRST_BLOCK + "self_attention.A_logs"]
+    mlp_ratio = ratio([(shapes["conv_first.weight"][0], rows // 4)])
+    depths = group_depths(shapes)
+    return {**skeleton_arguments(shapes), "depths": depths, "d_state": d_state, "mlp_ratio": mlp_ratio}
+
+
+def _unet_arguments(shapes: Shapes) -> dict[str, object]:
+    inner = [shapes[f"{stage}.0.self_attention.out_proj.weight"] for stage in ("encoder_level1", "latent")]
+    d_state = shapes[FIRST_UNET_BLOCK + "self_attention.A_logs"][1]
+    return {**unet_arguments(shapes, "output.weight"), "mlp_ratio": ratio(inner), "d_state": d_state}
+
+
+def _older_release(shapes: Shapes) -> str:
+    if FIRST_BLOCK + "conv_blk.cab.3.attention.1.weight" in shapes and "conv_last.weight" not in shapes:
+        return "These may be MambaIR-light weights from before November 2024, since replaced by their authors."
+    return ""
+
+
+MAMBAIR = Architecture(
+    name="mambair",
+    builder=MambaIR,
+    marks=(FIRST_BLOCK + "conv_blk.cab.0.weight",),
+    hyperparameters=_mambair_arguments,
+    bytes_per_channel=65,
+    paper_tiles=(200, 10),
+    without_effect=skeleton.WITHOUT_EFFECT,
+    only_value=skeleton.ONLY_VALUE,
+    hint=_older_release,
+)
+UNET = Architecture(
+    name="mambair_unet",
+    builder=MambaIRUNet,
+    marks=(FIRST_UNET_BLOCK + "conv_blk.cab.0.weight",),
+    hyperparameters=_unet_arguments,
+    bytes_per_channel=150,
+    width="dim",
+    channels="inp_channels",
+    scale=1,
+    padding=unet.PADDING,
+    without_effect=unet.WITHOUT_EFFECT,
+    only_value=unet.ONLY_VALUE,
+)

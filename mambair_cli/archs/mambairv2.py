@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambair_cli.archs import skeleton
+from mambair_cli.archs.family import Architecture, Padding, Shapes, ratio
 from mambair_cli.archs.layers import (
-    Group,
     LayerNorm,
     Linear,
     SelectiveScan,
-    Skeleton,
     conv,
     depthwise,
     full_precision,
     scale_add,
     to_tokens,
 )
+from mambair_cli.archs.skeleton import Group, Skeleton, group_depths, skeleton_arguments
 
 Noise = Callable[[tuple[int, ...]], Tensor]  # shape -> Gumbel(0, 1) noise, or zeros for argmax routing
 FAR = -100.0  # added to the logits of pairs that the cyclic shift brought together
@@ -302,3 +304,53 @@ class MambaIRv2Light(MambaIRv2):
     """The light variant: gated feed-forward networks."""
 
     FFN = GatedMlp
+
+
+FIRST_LAYER = "layers.0.residual_group.layers.0."
+KERNEL = FIRST_LAYER + "convffn1.dwconv.depthwise_conv.0.weight"
+LIGHT_KERNEL = FIRST_LAYER + "convffn1.sg.conv.weight"
+LARGEST_WINDOW = 64  # the index of positions has its fourth power of entries
+
+
+def _arguments(kernel: str, shapes: Shapes) -> dict[str, object]:
+    table = "residual_group.layers.0.win_mhsa.relative_position_bias_table"
+    window = (math.isqrt(shapes[f"layers.0.{table}"][0]) + 1) // 2
+    if window > LARGEST_WINDOW:
+        raise ValueError(f"attention in windows of {window}x{window} pixels")
+    num_tokens, inner_rank = shapes[FIRST_LAYER + "assm.embeddingB.weight"]
+    hidden, embed_dim = shapes[FIRST_LAYER + "convffn1.fc1.weight"]
+    depths = group_depths(shapes, "layers")
+    return {
+        **skeleton_arguments(shapes),
+        "depths": depths,
+        "num_heads": [shapes[f"layers.{group}.{table}"][1] for group in range(len(depths))],
+        "window_size": window,
+        "d_state": shapes[FIRST_LAYER + "assm.selectiveScan.A_logs"][1],
+        "inner_rank": inner_rank,
+        "num_tokens": num_tokens,
+        "convffn_kernel_size": shapes[kernel][-1],
+        "mlp_ratio": ratio([(embed_dim, hidden)]),
+    }
+
+
+MAMBAIRV2 = Architecture(
+    name="mambairv2",
+    builder=MambaIRv2,
+    marks=(KERNEL,),
+    hyperparameters=partial(_arguments, KERNEL),
+    bytes_per_channel=65,
+    computed=frozenset({MambaIRv2.BUFFER}),
+    padding=Padding(minimum=8),
+    paper_tiles=(200, 10),
+    random=True,
+    without_effect=skeleton.WITHOUT_EFFECT,
+    only_value={**skeleton.ONLY_VALUE, "qkv_bias": True},
+)
+LIGHT = replace(
+    MAMBAIRV2,
+    name="mambairv2_light",
+    builder=MambaIRv2Light,
+    marks=(LIGHT_KERNEL,),
+    hyperparameters=partial(_arguments, LIGHT_KERNEL),
+    bytes_per_channel=100,
+)

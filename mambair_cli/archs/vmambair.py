@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mambair_cli.archs import unet
+from mambair_cli.archs.family import Architecture, Shapes, ratio
 from mambair_cli.archs.layers import (
     LayerNorm,
     SelectiveScan,
@@ -27,7 +30,7 @@ from mambair_cli.archs.layers import (
     run_scan,
     scan_parameters,
 )
-from mambair_cli.archs.mambair_unet import UNet
+from mambair_cli.archs.unet import UNet, unet_arguments
 from mambair_cli.scan import orders as paths
 
 D_STATE = 16
@@ -53,11 +56,6 @@ class ChannelScan:
     lift: int | None
     dt_rank: int | None
     multiply: bool
-
-
-DERAIN = ChannelScan(lift=4, dt_rank=6, multiply=False)
-SISR = ChannelScan(lift=4, dt_rank=6, multiply=True)
-REALSR = ChannelScan(lift=None, dt_rank=None, multiply=True)
 
 
 class OmniScan(SelectiveScan):
@@ -159,3 +157,46 @@ class VmambaIR(UNet):
             y = full_precision(to_pixels, enlarge(self.features(x)))
             return y + F.interpolate(x, scale_factor=TAIL_SCALE, mode="nearest")
         return full_precision(self.output, self.features(x)) + x
+
+
+FIRST_SCAN = "encoder_level1.0.attn."
+CHANNELS = FIRST_SCAN + "xc_proj_weight"
+LIFT = FIRST_SCAN + "conv_cin.weight"
+
+
+def _arguments(last: str, shapes: Shapes) -> dict[str, object]:
+    stages = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+    inner = [shapes[f"{stage}.0.ffn.project_out.weight"][:2] for stage in stages]
+    factor = ratio((width, hidden) for width, hidden in inner)
+    return {**unet_arguments(shapes, last), "ffn_expansion_factor": factor}
+
+
+DERAIN = Architecture(
+    name="vmambair_derain",
+    builder=partial(VmambaIR, ChannelScan(lift=4, dt_rank=6, multiply=False), False),
+    marks=(CHANNELS, "output.weight"),
+    hyperparameters=partial(_arguments, "output.weight"),
+    bytes_per_channel=180,
+    width="dim",
+    channels="inp_channels",
+    scale=1,
+    padding=unet.PADDING,
+    without_effect=unet.WITHOUT_EFFECT,
+    only_value=unet.ONLY_VALUE,
+)
+SISR = replace(
+    DERAIN,
+    name="vmambair_sisr",
+    builder=partial(VmambaIR, ChannelScan(lift=4, dt_rank=6, multiply=True), True),
+    marks=(LIFT, "tail.1.weight"),
+    hyperparameters=partial(_arguments, "tail.1.weight"),
+    bytes_per_channel=340,
+    scale=TAIL_SCALE,
+)
+REALSR = replace(
+    SISR,
+    name="vmambair_realsr",
+    builder=partial(VmambaIR, ChannelScan(lift=None, dt_rank=None, multiply=True), True),
+    marks=(CHANNELS, "tail.1.weight"),
+    unmarked=(LIFT,),
+)

@@ -14,10 +14,11 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
 from mambair_cli.models.download import download, sha256_of
+from mambair_cli.models.tensors import note, read
 from mambair_cli.models.zoo import ModelSpec, Source, by_hand, zoo
 from mambair_cli.tasks import TASKS
 
@@ -28,7 +29,6 @@ log = logging.getLogger("mambair")
 
 BUNDLED = Path(__file__).parent / "bundled"
 SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})  # of files of weights
-CONTAINERS = ("params_ema", "params", "state_dict")
 
 
 # ------------------------------------------------------------------------------------------------------ the cache
@@ -142,8 +142,8 @@ def load(
     from mambair_cli import archs
 
     if weights is None:
-        file, digest = _obtain(spec, offline=offline, quiet=quiet)
-        state = read(file, spec.source.key)
+        file, digest, checked = _obtain(spec, offline=offline, quiet=quiet)
+        state = checked or read(file, spec.source.key)
     else:
         file, state = weights, read(weights, spec.source.key)
         digest = sha256_of(weights)
@@ -155,28 +155,31 @@ def load(
 def spec_for_file(weights: Path) -> ModelSpec:
     """A record for a checkpoint of unknown origin: the architecture is read off its keys and shapes.
 
-    What those do not show (padding, protocol, for 1:1 networks the task) is taken from the model that is most like
-    it; `mambair train` writes the task into its files. Raises BadCheckpoint, listing what was tried.
+    What those do not show (protocol, for 1:1 networks the task) is taken from the model that is most like it;
+    `mambair train` writes the task into its files. Raises BadCheckpoint, which says how near the known ones come.
     """
     from mambair_cli import archs
 
     state = read(weights)
     arch, kwargs = archs.infer(state)
-    shown: dict[str, Any] = dict(kwargs)
-    channels, scale = shown.get("in_chans", shown.get("inp_channels")), shown.get("upscale")
-    alike = [spec for spec in zoo().values() if spec.arch == arch]
-    if not alike:
-        raise BadCheckpoint(f"{weights} is a {arch} network; the list of models has nothing to compare it with.")
-    like = min(
-        alike, key=lambda spec: (spec.channels != channels, scale not in (None, spec.scale), spec.source.bundled)
-    )
-    scale = scale or like.scale
+    architecture = archs.find(arch)
+    channels, scale = architecture.channels_of(kwargs), architecture.scale_of(kwargs)
+
+    def unlike(spec: ModelSpec) -> tuple[bool, ...]:
+        enlarges = (spec.scale > 1) != (scale > 1)
+        return enlarges, spec.arch != arch, spec.channels != channels, spec.scale != scale, spec.source.bundled
+
+    if not zoo():
+        raise MambairError(f"{weights} is a {arch} network; the list of models has nothing to compare it with.")
+    like = min(zoo().values(), key=unlike)
     task = _trained_for(weights) or like.task
     if task != like.task and scale == 1:
         like = replace(like, task=task, protocol=TASKS[task].protocol(scale))
     return replace(
         like,
         name=weights.stem,
+        family=like.family if like.arch == arch else arch,
+        arch=arch,
         kwargs=kwargs,
         source=Source(weights.name),
         protocol=replace(like.protocol, crop=scale if scale > 1 else like.protocol.crop),
@@ -184,7 +187,7 @@ def spec_for_file(weights: Path) -> ModelSpec:
         scale=scale,
         sigma=None,
         quality=None,
-        channels=channels or like.channels,
+        channels=channels,
         licence="unknown",
         training="unknown",
         good_for="",
@@ -195,28 +198,6 @@ def spec_for_file(weights: Path) -> ModelSpec:
     )
 
 
-def read(file: Path, key: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, as stored; safetensors or a pickle, of which only tensors are accepted.
-
-    `key` is the container inside the file to prefer; others are found by themselves, and a leading `module.` goes.
-    Raises Unavailable where there is no file, BadCheckpoint where it holds no weights or anything beside.
-    """
-    try:
-        content = _read_safetensors(file) if _is_safetensors(file) else _read_pickle(file)
-    except OSError as error:
-        raise Unavailable(f"Cannot read {file}: {error.strerror or error}.") from error
-    for container in (key or CONTAINERS[0], *CONTAINERS):
-        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
-            content = content[container]
-            break
-    state = _tensors(content)
-    if not state:
-        raise BadCheckpoint(f"{file} holds no weights.", "A checkpoint is a dictionary of named tensors.")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    return state
-
-
 # ------------------------------------------------------------------------------------------------------ the inside
 
 
@@ -225,7 +206,8 @@ def _note(spec: ModelSpec) -> Path:
     return cache_dir() / f"{spec.source.filename}.json"
 
 
-def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str]:
+def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str, dict[str, Tensor] | None]:
+    """The model's file, its verified hash, and its tensors where they were just read to check a download."""
     source, file = spec.source, path(spec)
     if file is None and source.bundled:
         raise Unavailable(f"{place(spec)} is missing, though it is part of mambair.", "Install mambair again.")
@@ -234,17 +216,25 @@ def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str]:
             f"{spec.name} is published in a shared folder only, from which files must be taken by hand.",
             by_hand(spec),
         )
+    known, checked = known_hash(spec), None
+
+    def check(part: Path) -> None:
+        nonlocal checked
+        checked = _check(part, spec, source.filename)
+
     if file is None:
         file = download(
             source.urls,
             place(spec),
-            sha256=known_hash(spec),
+            sha256=known,
             bytes=source.bytes,
             progress=not quiet,
             offline=offline,
-            check=lambda part: _check(part, spec, source.filename),
+            check=check,
         )
-    return file, _trust(spec, file, file)
+    if known is None or checked is None:  # else the download has compared it
+        known = _trust(spec, file, file)
+    return file, known, checked
 
 
 def _trust(spec: ModelSpec, file: Path, shown: Path) -> str:
@@ -265,13 +255,15 @@ def _trust(spec: ModelSpec, file: Path, shown: Path) -> str:
     return digest
 
 
-def _check(file: Path, spec: ModelSpec, shown: str) -> None:
-    """Raise BadCheckpoint where the file is not of the model's architecture and size."""
-    arch, size = _kind(read(file, spec.source.key))
+def _check(file: Path, spec: ModelSpec, shown: str) -> dict[str, Tensor]:
+    """The file's tensors. Raises BadCheckpoint where they are not of the model's architecture and size."""
+    state = read(file, spec.source.key)
+    arch, size = _kind(state)
     if (arch, size) != (spec.arch, spec.params):
         raise BadCheckpoint(
             f"{shown} is a {arch} network of {size:,} parameters; {spec.name} is {spec.arch} of {spec.params:,}."
         )
+    return state
 
 
 def _kind(state: Mapping[str, Tensor]) -> tuple[str, int]:
@@ -303,6 +295,11 @@ def _fill(network: nn.Module, state: Mapping[str, Tensor], spec: ModelSpec, file
     wrong = {
         "it lacks ": [name for name in own if name in trained and name not in state],
         "it has besides ": [name for name in state if name not in own],
+        "it holds no real numbers but ": [
+            f"{str(state[name].dtype).removeprefix('torch.')} in {name}"
+            for name in own
+            if name in trained and name in state and not state[name].is_floating_point()
+        ],
         "": [f"{name} is {has}, not {must}" for name, (has, must) in shapes.items() if has != must],
     }
     if any(wrong.values()):
@@ -324,57 +321,7 @@ def _what_it_is(state: Mapping[str, Tensor]) -> str:
     return f"It is a {arch} network of {size:,} parameters" + (f", as {' and '.join(names)} are." if names else ".")
 
 
-def _is_safetensors(file: Path) -> bool:
-    """Eight bytes of header length, then a JSON object."""
-    with file.open("rb") as stream:
-        start = stream.read(9)
-    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
-
-
 def _trained_for(file: Path) -> str | None:
     """The task that `mambair train` wrote into the file."""
-    from safetensors import safe_open
-
-    if not _is_safetensors(file):
-        return None
-    with safe_open(file, "pt") as content:
-        note = (content.metadata() or {}).get("mambair", "{}")
-    try:
-        task = json.loads(note)["task"]
-    except (ValueError, KeyError, TypeError):
-        return None
-    return task if task in TASKS else None
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise BadCheckpoint(f"{file} is damaged: {error}.") from error
-
-
-def _read_pickle(file: Path) -> Any:
-    import torch
-
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # an unpickler on foreign bytes raises anything
-        if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise BadCheckpoint(
-                f"{file} holds more than tensors ({wanted[1]}); opening it could run any code, so it is refused.",
-                "If you trust it, load it where it was made and save its state_dict() alone.",
-            ) from error
-        raise BadCheckpoint(
-            f"{file} is no checkpoint, or damaged.", "It should be a PyTorch file or safetensors; fetch it again."
-        ) from error
-
-
-def _tensors(content: object) -> dict[str, Tensor]:
-    import torch
-
-    if not isinstance(content, Mapping):
-        return {}
-    return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    task = note(file, "mambair").get("task")
+    return task if isinstance(task, str) and task in TASKS else None

@@ -62,10 +62,6 @@ class ModelSpec:
     quality: Quality = None  # JPEG quality, or a range
     compressed: bool = False  # for low-resolution input that went through JPEG
     channels: int = 3
-    multiple: int = 1  # the input is padded to a multiple of this; 1 where the network pads by itself
-    pad_mode: str = "reflect"  # or "symmetric": the edge itself is repeated too
-    pad_extra: bool = False  # a size that is a multiple already still gets a whole one more
-    min_size: int = 1  # shortest side that the network accepts
     licence: str = "unknown"
     training: str = "unknown"
     good_for: str = ""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from mambair_cli import scan
+from mambair_cli import archs, scan
 from mambair_cli.errors import BadImage, MambairError, UsageError
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.restoring import ensemble, frames, tiling
@@ -32,18 +32,6 @@ AnyImage = TypeVar("AnyImage", Image.Image, np.ndarray)
 DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.bfloat16, torch.float16), strict=True))
 BAND_ROWS = 256  # of output handed over at a time: what the caller makes of them is small beside a row of tiles
 MATRIX_BOUND = 5_000_000  # values of a network from which its time is spent in matrix products
-
-# Peak memory per input pixel and channel of the widest map, measured on the CPU with 256x256 pixels.
-BYTES_PER_CHANNEL = {
-    "mambair": 65,
-    "mambair_unet": 150,
-    "mambairv2": 65,
-    "mambairv2_light": 100,
-    "mambacsr": 65,
-    "vmambair_derain": 180,
-    "vmambair_sisr": 340,
-    "vmambair_realsr": 340,
-}
 
 
 def load_model(
@@ -137,7 +125,8 @@ class Restorer:
         self.sha256 = sha256
         self.scan = scan.chosen_backend(self.device)
         self.network = network.eval().to(self.device)
-        self.generator = torch.Generator() if hasattr(network, "generator") else None
+        self.architecture = archs.find(spec.arch)
+        self.generator = torch.Generator() if self.architecture.random else None
         if self.generator is not None:
             network.generator = self.generator  # type: ignore[assignment]
         self.last = Used(running.tile, self.precision)
@@ -215,7 +204,7 @@ class Restorer:
         """How to cut the picture: by `tile`, by its size, and by the memory there is."""
         _, height, width = lq.shape
         scale = self.spec.scale
-        paper = tiling.PAPER_TILES.get(self.spec.arch)
+        paper = self.architecture.paper_tiles
         tile = self.running.tile
         size = TileSize(tile) if isinstance(tile, int) else None
         if tile == "auto":
@@ -291,8 +280,9 @@ class Restorer:
             enlarged = F.interpolate(x[None], scale_factor=scale, mode="bicubic")[0] if scale > 1 else x
             return enlarged + (self._run_network(luma(x), precision) - luma(enlarged))
         _, height, width = x.shape
-        rows, columns = padded_size(height, self.spec), padded_size(width, self.spec)
-        padded = tiling.extend(x, rows, columns, edge=self.spec.pad_mode == "symmetric")
+        padding = self.architecture.padding
+        rows, columns = padding.length(height), padding.length(width)
+        padded = tiling.extend(x, rows, columns, edge=padding.mode == "symmetric")
         autocast = torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
         # Unless told not to, cuDNN computes float32 convolutions in TF32, and differently from run to run.
         with autocast, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
@@ -307,15 +297,7 @@ class Restorer:
 
 def bytes_per_pixel(spec: zoo.ModelSpec, backend: str) -> int:
     """Peak memory of a network per input pixel, weights aside; the plain scan holds every path's copy of the map."""
-    width = spec.kwargs.get("embed_dim") or spec.kwargs.get("dim") or 180
-    return BYTES_PER_CHANNEL[spec.arch] * width * (8 if backend == "torch" else 1)
-
-
-def padded_size(length: int, spec: zoo.ModelSpec) -> int:
-    """What one side of the input is extended to by the rule of the network."""
-    length = max(length, spec.min_size)
-    padding = spec.multiple if spec.pad_extra else -length % spec.multiple
-    return (length + padding) // spec.multiple * spec.multiple
+    return archs.find(spec.arch).bytes_per_pixel(spec.kwargs) * (8 if backend == "torch" else 1)
 
 
 def check_tensor(lq: Tensor) -> None:

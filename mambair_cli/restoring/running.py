@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mambair_cli.errors import UsageError
 
-GRAIN = 16  # tile sides are multiples of it: the MambaIRv2 window, and twice the 8 of the U-nets
+GRAIN = 16  # tile sides are multiples of it: a window of attention, twice the 8 of the U-nets
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 
@@ -20,7 +20,7 @@ class Running:
     - `tile`: side in input pixels, "auto" (whole pictures where memory allows), "off", or "paper" (as the published
       scores were measured: pasted without blending); `overlap`: input pixels shared by neighbours
     - `ensemble`: mean over eight flips and transposes, published as "+"
-    - `seed`: of the routes that MambaIRv2 draws at random, together with the picture's content
+    - `seed`: of what a network draws at random (`light` and `base`: its routes), together with the picture's content
 
     Raises UsageError for what makes no sense; whether a device is there, torch must say (`restorer.pick_device`).
     """

@@ -25,10 +25,6 @@ MOST = {"cpu": 384, "cuda": 1024, "mps": 512}  # side of the largest automatic t
 CPU_BUDGET = 1 << 30  # bytes that the tile may take there, so that the machine stays usable
 ASSUMED = 4 << 30  # free bytes where the system does not say
 
-# The published scores were measured on tiles pasted without blending: (piece, overlap divisor) by architecture.
-# Those not listed here were measured on whole pictures.
-PAPER_TILES = {"mambair": (200, 10), "mambairv2": (200, 10), "mambairv2_light": (200, 10), "mambacsr": (192, 4)}
-
 
 @dataclass(frozen=True, eq=False)
 class Span:

@@ -1,4 +1,4 @@
-"""Scan orders as index tables: every path that a published network takes over its pixels.
+"""Scan orders as index tables: the paths that networks take over their pixels.
 
 A table is int32, (K, T): step t of path k visits token `table[k, t]`; -1 is a pad (`scan.ordered_scan`). Tokens are
 numbered in raster order. Tables depend on the size alone and are kept for the sizes last used.
@@ -16,18 +16,18 @@ from torch import Tensor
 CROSS_WINDOW = 16  # side of the windows of the cross-scale scan, in high-resolution pixels
 
 
-def _table(build: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
-    """Turn `build(*size) -> array` into `table(*size, device) -> int32 tensor`, kept for the last 16 calls."""
+def table(build: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
+    """Make of `build(*size) -> array` a function (*size, device) -> int32 tensor, kept for the last 16 calls."""
 
     @lru_cache(maxsize=16)
-    def table(*size_and_device: object) -> Tensor:
+    def kept(*size_and_device: object) -> Tensor:
         *size, device = size_and_device
         array = np.ascontiguousarray(build(*size), dtype=np.int32)
         with torch.inference_mode(False):  # a table first made at inference must also serve training
             return torch.from_numpy(array).to(device)  # type: ignore[call-overload]
 
-    table.__doc__ = build.__doc__
-    return table
+    kept.__doc__ = build.__doc__
+    return kept
 
 
 def _grid(height: int, width: int) -> np.ndarray:
@@ -46,7 +46,7 @@ def _windows(grid: np.ndarray, size: int) -> np.ndarray:
     return tiles.transpose(0, 2, 1, 3).reshape(-1, size * size)
 
 
-@_table
+@table
 def cross(height: int, width: int) -> np.ndarray:
     """(4, H*W): rows, columns, rows reversed, columns reversed (VMamba's SS2D)."""
     grid = _grid(height, width)
@@ -54,19 +54,19 @@ def cross(height: int, width: int) -> np.ndarray:
     return np.stack([rows, columns, rows[::-1], columns[::-1]])
 
 
-@_table
+@table
 def window(height: int, width: int, size: int, columns: bool) -> np.ndarray:
     """(2, T): window after window and the reverse of that; T is H*W with both sides padded to multiples of `size`.
 
-    With `columns` the windows follow each other down the columns and so do the pixels inside them (MambaCSR's c_w).
+    With `columns` the windows follow each other down the columns and so do the pixels inside them.
     """
     padded = np.pad(_grid(height, width), ((0, -height % size), (0, -width % size)), constant_values=-1)
     return _both_ways(_windows(padded.T if columns else padded, size).ravel())
 
 
-@_table
+@table
 def cross_scale(height: int, width: int) -> np.ndarray:
-    """(4, 5*H*W/4): w16, w16 reversed, c_w16, c_w16 reversed over a map and its half-size twin together (MambaCSR).
+    """(4, 5*H*W/4): w16, w16 reversed, c_w16, c_w16 reversed over a map and its half-size twin together.
 
     Tokens are the H*W high-resolution pixels followed by the H*W/4 low-resolution ones. Steps come in fives: a low
     pixel, then the 2x2 high pixels it covers. H and W are multiples of 16. A reversed path reverses the low and the
@@ -86,7 +86,7 @@ def cross_scale(height: int, width: int) -> np.ndarray:
     return np.concatenate([fives(high, low), fives(high.T, low.T)])
 
 
-@_table
+@table
 def cross_scale_readout(height: int, width: int) -> np.ndarray:
     """(H*W,): the pixel whose result the published code puts at each pixel after a column-first cross-scale scan.
 
@@ -99,7 +99,7 @@ def cross_scale_readout(height: int, width: int) -> np.ndarray:
     return misread.transpose(1, 3, 0, 2).ravel()
 
 
-@_table
+@table
 def channel(length: int) -> np.ndarray:
-    """(2, length): forward and reversed, over channels instead of pixels (VmambaIR)."""
+    """(2, length): forward and reversed, over channels instead of pixels."""
     return _both_ways(np.arange(length, dtype=np.int32))

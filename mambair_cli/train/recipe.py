@@ -92,10 +92,17 @@ class Recipe:
         return asdict(self)
 
     def arguments(self) -> tuple[str, dict[str, Any]]:
-        """Architecture and arguments for `archs.build`."""
-        flat = "inp_channels" not in self.network  # as the U-Nets call it; they have no scale
-        kwargs = {**({"in_chans": 3, "upscale": self.scale} if flat else {}), **self.network}
-        return kwargs.pop("arch"), kwargs
+        """Architecture and arguments for `archs.build`. Raises UsageError where it cannot enlarge by the scale."""
+        from mambair_cli import archs
+
+        architecture = archs.find(self.network["arch"])
+        kwargs: dict[str, Any] = {architecture.channels: 3}
+        if isinstance(architecture.scale, str):
+            kwargs[architecture.scale] = self.scale
+        kwargs |= {name: value for name, value in self.network.items() if name != "arch"}
+        if architecture.scale_of(kwargs) != self.scale:
+            raise UsageError(f"{architecture.name} does not enlarge x{self.scale}, as recipe {self.name} wants.")
+        return architecture.name, kwargs
 
 
 def names() -> list[str]:

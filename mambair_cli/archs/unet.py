@@ -1,4 +1,4 @@
-"""MambaIR for real denoising, and the U-Net it shares with VmambaIR (that of Restormer, Zamir et al. 2022)."""
+"""The outer frame of most networks for restoring at the same size: the U-Net of Restormer (Zamir et al. 2022)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from mambair_cli.archs.layers import conv, full_precision, init_linear, to_map, to_tokens
-from mambair_cli.archs.mambair import Block
+from mambair_cli.archs.family import Padding, Shapes, count
+from mambair_cli.archs.layers import conv, init_linear, to_map, to_tokens
 
 LEVELS = (1, 2, 3, 4)
 MULTIPLE = 2 ** (len(LEVELS) - 1)  # of height and width
+PADDING = Padding(multiple=MULTIPLE)
+WITHOUT_EFFECT = frozenset({"heads", "scale"})  # published arguments that change nothing
+ONLY_VALUE = {"LayerNorm_type": "WithBias", "bias": False, "dual_pixel_task": False}  # of which no model uses another
 
 
 def _resampler(width: int, outputs: int, shuffle: nn.Module) -> nn.ModuleDict:
@@ -73,26 +76,14 @@ class UNet(nn.Module):
         return to_map(self.refinement(y))
 
 
-class MambaIRUNet(UNet):
-    """MambaIR's network for real camera noise. Height and width are multiples of 8."""
-
-    def __init__(
-        self,
-        *,
-        inp_channels: int = 3,
-        out_channels: int = 3,
-        dim: int = 48,
-        num_blocks: Sequence[int] = (4, 6, 6, 8),
-        num_refinement_blocks: int = 4,
-        mlp_ratio: float = 2.0,
-        d_state: int = 16,
-    ) -> None:
-        def block(width: int) -> nn.Module:
-            return Block(width, d_state, mlp_ratio)
-
-        super().__init__(block, inp_channels, dim, num_blocks, num_refinement_blocks)
-        self.output = nn.Conv2d(2 * dim, out_channels, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in [0, 1] -> the same shape."""
-        return full_precision(self.output, self.features(x)) + x
+def unet_arguments(shapes: Shapes, last: str) -> dict[str, object]:
+    """What the shapes say about the arguments of `UNet`; `last` is the key of the last convolution."""
+    dim, inp_channels = shapes["patch_embed.proj.weight"][:2]
+    stages = [f"encoder_level{level}" for level in LEVELS[:-1]] + ["latent"]
+    return {
+        "inp_channels": inp_channels,
+        "out_channels": shapes[last][0],
+        "dim": dim,
+        "num_blocks": [count(shapes, rf"{stage}\.(\d+)\.") for stage in stages],
+        "num_refinement_blocks": count(shapes, r"refinement\.(\d+)\."),
+    }
