@@ -18,7 +18,6 @@ from mambair_cli import scan
 from mambair_cli.errors import UsageError
 from mambair_cli.scan import gpu, published, reference
 
-
 # A whole back end: one function and one record.
 
 

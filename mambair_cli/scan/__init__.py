@@ -22,9 +22,7 @@ __all__ = ["BACKENDS", "Backend", "BackendInfo", "ScanInputs", "backends", "chos
 __all__ += ["ordered_scan", "selective_scan"]
 
 # The best first; the last one runs everywhere and takes everything.
-BACKENDS: dict[str, Backend] = {
-    module.BACKEND.name: module.BACKEND for module in (cpu, gpu, published, reference)
-}
+BACKENDS: dict[str, Backend] = {module.BACKEND.name: module.BACKEND for module in (cpu, gpu, published, reference)}
 _warned: set[str] = set()  # devices whose slowness was spoken of
 
 
@@ -74,9 +72,7 @@ def _warn_of_slowness(kind: str) -> None:
     better = [b for b in BACKENDS.values() if b.device == kind]
     reasons = "; ".join(f"{b.name}: {b.missing()}" for b in better) or "none is written"
     hints = "".join(f"; {b.hint}" for b in better if b.hint)
-    warnings.warn(
-        f"no scan kernel runs on {kind}, so the slow PyTorch scan is used ({reasons}){hints}", stacklevel=5
-    )
+    warnings.warn(f"no scan kernel runs on {kind}, so the slow PyTorch scan is used ({reasons}){hints}", stacklevel=5)
 
 
 def _run(inputs: ScanInputs, name: str | None) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,9 @@ class ScanInputs(NamedTuple):
     """
 
     u: Tensor  # (B, L, D), shared by the paths, or (B, K, L, D)
-    delta: Tensor | None  # like u: the time steps before bias and softplus; None: dt_weight times the low rank in proj
+    delta: (
+        Tensor | None
+    )  # like u: the time steps before bias and softplus; None: dt_weight times the low rank in proj
     proj: Tensor  # (B, L, K, R + 2N): [low rank | B | C]
     dt_weight: Tensor | None  # (K, D, R); None where delta is given, and R is 0
     dt_bias: Tensor | None  # (K, D)
@@ -54,6 +56,16 @@ class ScanInputs(NamedTuple):
     def updates(self) -> int:
         """State updates, one exponential each."""
         return self.u.shape[0] * self.steps * self.A.numel()
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All but the two flags, in order."""
+        return self[:8]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> ScanInputs:
+        """With every tensor changed."""
+        changed: list[Any] = [None if t is None else change(t) for t in self.tensors]
+        return ScanInputs(*changed, self.softplus, self.reduce)
 
     def laid_out(self) -> ScanInputs:
         """Contiguous and of the types above; differentiable."""

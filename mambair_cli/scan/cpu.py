@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from mambair_cli.scan.backend import Backend, ScanInputs
 
@@ -36,28 +37,28 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *fields: Any) -> Tensor:
-        *tensors, softplus, reduce = (t.detach() if isinstance(t, Tensor) else t for t in fields)
-        inputs = ScanInputs(*tensors, softplus, reduce)
+        inputs = ScanInputs(*fields).each(Tensor.detach)
         directions, channels, states = inputs.A.shape
         batch, length = inputs.u.shape[0], inputs.length
         halves = min(2, directions)
-        shape = (halves, batch, length) if reduce else (batch, directions, length)
+        shape = (halves, batch, length) if inputs.reduce else (batch, directions, length)
         y = torch.zeros(*shape, channels)
         kept = None
         if any(ctx.needs_input_grad):
             kept = torch.empty(_cpu.kept_size(batch, directions, inputs.steps, channels, states))
-        _cpu.forward(*tensors, softplus, y, kept, reduce, torch.get_num_threads())
-        if reduce:
+        _cpu.forward(*inputs.tensors, inputs.softplus, y, kept, inputs.reduce, torch.get_num_threads())
+        if inputs.reduce:
             y = y[0] if halves == 1 else torch.add(y[0], y[1], out=y[0])
-        ctx.save_for_backward(*tensors, kept)
-        ctx.softplus, ctx.reduce = softplus, reduce
+        ctx.save_for_backward(*inputs.tensors, kept)
+        ctx.flags = inputs.softplus, inputs.reduce
         return y.to(inputs.u.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, kept = ctx.saved_tensors
-        inputs = ScanInputs(*tensors, ctx.softplus, ctx.reduce)
-        u, delta, proj, dt_weight, dt_bias, A, D, *_ = inputs
+        softplus, reduce = ctx.flags
+        u, delta, proj, dt_weight, dt_bias, A, D, _ = tensors
         batch = u.shape[0]
         halves = min(2, A.shape[0])
         groups = min(-(-A.shape[1] // 16), -(-BACKWARD_TASKS // (halves * batch)))
@@ -70,7 +71,7 @@ class _Scan(torch.autograd.Function):
         g_bias, g_D = torch.zeros(batch, *A.shape[:2]), torch.zeros(batch, *A.shape[:2])
         g_y = grads[0].float().contiguous()
         results = (g_u, g_delta, g_proj, g_weight, g_bias, g_A, g_D)
-        _cpu.backward(*tensors, ctx.softplus, g_y, kept, *results, ctx.reduce, torch.get_num_threads())
+        _cpu.backward(*tensors, softplus, g_y, kept, *results, reduce, torch.get_num_threads())
         return (
             g_u.sum(0).to(u.dtype),
             None if g_delta is None else g_delta.to(u.dtype),
@@ -84,11 +85,7 @@ class _Scan(torch.autograd.Function):
 
 
 def takes(inputs: ScanInputs) -> bool:
-    return (
-        inputs.u.dtype != torch.float64
-        and 0 < inputs.states <= _cpu.MAX_STATES
-        and inputs.rank <= _cpu.MAX_RANK
-    )
+    return inputs.u.dtype != torch.float64 and 0 < inputs.states <= _cpu.MAX_STATES and inputs.rank <= _cpu.MAX_RANK
 
 
 def scan(inputs: ScanInputs) -> Tensor:

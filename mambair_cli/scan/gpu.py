@@ -66,7 +66,7 @@ def trial(device: torch.device) -> str:
     path = torch.arange(40, dtype=torch.int32)
     small = ScanInputs(u, None, proj, weight, bias, -A.exp(), D, torch.stack([path, path.flip(0)]), True, True)
     try:
-        y = scan(ScanInputs(*(t.to(device) if isinstance(t, Tensor) else t for t in small))).cpu()
+        y = scan(small.each(lambda t: t.to(device))).cpu()
     except Exception as error:  # anything that a compiler or a driver may throw; the reason is passed on
         return f"its kernels do not run ({type(error).__name__}: {shorten(str(error), 200)})"
     wrong = (y - reference.scan(small)).abs().max().item()
