@@ -65,7 +65,7 @@ class ScanInputs(NamedTuple):
     def each(self, change: Callable[[Tensor], Tensor]) -> ScanInputs:
         """With every tensor changed."""
         changed: list[Any] = [None if t is None else change(t) for t in self.tensors]
-        return ScanInputs(*changed, self.softplus, self.reduce)
+        return ScanInputs(*[*changed, self.softplus, self.reduce])
 
     def laid_out(self) -> ScanInputs:
         """Contiguous and of the types above; differentiable."""
