@@ -9,13 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-<<<<<<< HEAD
-from mambair_cli import archs, speed
-from mambair_cli.cli.app import application
-=======
 from mambair_cli import archs
-from mambair_cli.cli.app import app
->>>>>>> 736c87c (speed is a package and a command of its own; bench --speed and --scan are aliases that say so)
+from mambair_cli.cli.app import application
 from mambair_cli.errors import UsageError
 from mambair_cli.models import zoo
 from mambair_cli.speed import measure_network, op
@@ -48,48 +43,27 @@ def test_speed_of_a_network_that_hands_weights_around() -> None:
 
 
 def test_speed_with_gradients() -> None:
-<<<<<<< HEAD
-    arguments = ["bench", "--speed", "--backward", "-m", "mambair-light-x2", "--size", "16x8"]
-    (row,) = json.loads(CliRunner().invoke(application(), [*arguments, "--json"]).stdout)["rows"]
-=======
     arguments = ["speed", "--backward", "-m", "mambair-light-x2", "--size", "16x8"]
-    (row,) = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["rows"]
->>>>>>> 736c87c (speed is a package and a command of its own; bench --speed and --scan are aliases that say so)
+    (row,) = json.loads(CliRunner().invoke(application(), [*arguments, "--json"]).stdout)["rows"]
     assert row["backward"] > 0
     assert row["backward_ratio"] > 0
     assert "bwd/fwd" in CliRunner().invoke(application(), arguments).stdout
 
 
 def test_speed_reports() -> None:
-<<<<<<< HEAD
-    result = CliRunner().invoke(
-        application(), ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"]
-    )
-=======
-    result = CliRunner().invoke(app, ["speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"])
->>>>>>> 736c87c (speed is a package and a command of its own; bench --speed and --scan are aliases that say so)
+    result = CliRunner().invoke(application(), ["speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["rows"][0]["size"] == [8, 16]  # height, width
     assert report["machine"]["exps"] > 1e6
     threads = torch.get_num_threads()
-<<<<<<< HEAD
-    table = CliRunner().invoke(
-        application(), ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"]
-    )
-=======
-    table = CliRunner().invoke(app, ["speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"])
->>>>>>> 736c87c (speed is a package and a command of its own; bench --speed and --scan are aliases that say so)
+    table = CliRunner().invoke(application(), ["speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"])
     assert "time/floor" in table.stdout
     assert torch.get_num_threads() == threads
 
 
 def test_the_default_model_is_that_of_upscale() -> None:
-<<<<<<< HEAD
-    result = CliRunner().invoke(application(), ["bench", "--speed", "--size", "8x8", "--json"])
-=======
-    result = CliRunner().invoke(app, ["speed", "--size", "8x8", "--json"])
->>>>>>> 736c87c (speed is a package and a command of its own; bench --speed and --scan are aliases that say so)
+    result = CliRunner().invoke(application(), ["speed", "--size", "8x8", "--json"])
     assert [row["model"] for row in json.loads(result.stdout)["rows"]] == [zoo.resolve("upscale").name]
 
 
@@ -110,17 +84,15 @@ def test_the_default_model_is_that_of_upscale() -> None:
     ],
 )
 def test_options_in_vain_are_refused(arguments: list[str], named: str) -> None:
-<<<<<<< HEAD
-    result = CliRunner().invoke(application(), ["bench", *arguments])
-=======
-    result = CliRunner().invoke(app, arguments)
->>>>>>> 736c87c (speed is a package and a command of its own; bench --speed and --scan are aliases that say so)
+    result = CliRunner().invoke(application(), arguments)
     assert isinstance(result.exception, UsageError)
     assert named in result.exception.message
 
 
 def test_bench_speed_still_works_and_says_what_it_is_called_now() -> None:
-    result = CliRunner().invoke(app, ["bench", "--speed", "-m", "mambair-light-x2", "--size", "8x8", "--json"])
+    result = CliRunner().invoke(
+        application(), ["bench", "--speed", "-m", "mambair-light-x2", "--size", "8x8", "--json"]
+    )
     assert json.loads(result.stdout)["rows"][0]["size"] == [8, 8]
     assert result.stderr == "bench --speed is now `mambair speed`\n"
 
@@ -132,13 +104,8 @@ def test_the_environment_is_no_option(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_scan_reports(monkeypatch) -> None:
-<<<<<<< HEAD
-    monkeypatch.setattr(speed, "LAYERS", {"small": (6, 5, 8, 4, 2)})
-    result = CliRunner().invoke(application(), ["bench", "--scan", "--threads", "1", "--json"])
-=======
     monkeypatch.setattr(op, "LAYERS", {"small": (6, 5, 8, 4, 2)})
-    result = CliRunner().invoke(app, ["speed", "--scan", "--threads", "1", "--json"])
->>>>>>> 736c87c (speed is a package and a command of its own; bench --speed and --scan are aliases that say so)
+    result = CliRunner().invoke(application(), ["speed", "--scan", "--threads", "1", "--json"])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
     assert {"torch"} <= {row["backend"] for row in rows}
