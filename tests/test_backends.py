@@ -1,21 +1,59 @@
-"""Which backend runs where, what is said where none does, and the adapter to the published CUDA kernel."""
+"""The back ends: a new one in a few lines, which runs where, what is said where none does, the published kernel."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from helpers.scans import gradients, problem, relative, to32
+from helpers.scans import BackendTests, problem, to32
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from mambair_cli import scan
 from mambair_cli.errors import UsageError
-from mambair_cli.scan import published, reference
+from mambair_cli.scan import gpu, published, reference
+
+# A whole back end: one function and one record.
+
+
+def step_by_step(inputs: scan.ScanInputs) -> Tensor:
+    """The recurrence as it stands in the paper, a step at a time."""
+    u, raw, B, C = reference.sequences(inputs)
+    raw = raw if inputs.dt_bias is None else raw + inputs.dt_bias[:, None]
+    dt = softplus(raw) if inputs.softplus else raw
+    h, ys = 0.0, []
+    for t in range(u.shape[2]):
+        h = torch.exp(dt[:, :, t, :, None] * inputs.A) * h + (dt * u)[:, :, t, :, None] * B[:, :, t, None]
+        ys.append((h * C[:, :, t, None]).sum(-1))
+    y = torch.stack(ys, dim=2)
+    return reference.bring_back(y if inputs.D is None else y + inputs.D[:, None] * u, inputs)
+
+
+TOY = scan.Backend(
+    name="toy",
+    device=None,
+    about="one step after the other",
+    missing=lambda: "",
+    takes=lambda inputs: inputs.states <= 16,
+    scan=step_by_step,
+)
+
+
+class TestToy(BackendTests):
+    @pytest.fixture
+    def backend(self, monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setitem(scan.BACKENDS, TOY.name, TOY)
+        return TOY.name
+
+    def test_it_is_listed_and_chosen(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert scan.BackendInfo("toy", True, "one step after the other") in scan.backends()
+        monkeypatch.setenv("MAMBAIR_SCAN", "toy")
+        assert scan.chosen_backend("cpu") == "toy"
 
 
 class PublishedKernel:
@@ -34,8 +72,8 @@ class PublishedKernel:
         assert B.shape == C.shape == (batch, groups, states, length)
         assert all(t is None or t.shape == (rows,) for t in (D, bias))
         given = [t for t in (u, delta, A, B, C, D, bias) if t is not None]
-        assert all(t.dtype == torch.float32 and t.stride(-1) == 1 for t in given)
-        y = reference.selective_scan(u, delta, A, B, C, D, bias, softplus)
+        assert all(t.dtype == torch.float32 and (t.stride(-1) == 1 or t.shape[-1] == 1) for t in given)
+        y = scan.selective_scan(u, delta, A, B, C, D, bias, softplus, backend="torch")
         return y, torch.zeros(batch, rows, 1, 2 * states)
 
     def bwd(self, u, delta, A, B, C, D, z, bias, g_y, states, out, g_z, softplus, recompute):
@@ -43,7 +81,7 @@ class PublishedKernel:
         assert g_y.stride(-1) == 1
         leaves = [None if t is None else t.detach().requires_grad_() for t in (u, delta, A, B, C, D, bias)]
         with torch.enable_grad():
-            reference.selective_scan(*leaves, softplus).backward(g_y)
+            scan.selective_scan(*leaves, softplus, backend="torch").backward(g_y)
         return [torch.zeros(0) if leaf is None else leaf.grad for leaf in leaves]
 
 
@@ -58,10 +96,10 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> PublishedKernel:
 def gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A CUDA device, no Triton, and a `selective_scan_cuda` that was built for another torch."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(scan, "find_spec", lambda name: None)
+    monkeypatch.setattr(gpu, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)  # to import it raises ImportError
     monkeypatch.setattr(scan, "_warned", set())
-    remembered = (scan._triton_missing, published.missing)
+    remembered = (gpu.missing, published.missing)
     for answer in remembered:
         answer.cache_clear()
     yield
@@ -69,27 +107,13 @@ def gpu_without_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         answer.cache_clear()
 
 
-@pytest.mark.parametrize("reduce", [True, False])
-def test_ordered_scan_on_the_published_kernel(kernel: PublishedKernel, reduce: bool) -> None:
-    p = problem(0, B=2, K=3, R=2, N=4, D=5, L=12, T=17, pads=True, per_image=False)
-    expected, expected_grads = gradients(reference, p, reduce)
-    y, grads = gradients(published, to32(p), reduce)
-    assert kernel.calls == ["fwd", "bwd"]
-    assert relative(y, expected) <= 1e-5
-    for name, grad in grads.items():
-        assert relative(grad, expected_grads[name]) <= 1e-4, name
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_selective_scan_on_the_published_kernel(kernel: PublishedKernel, dtype: torch.dtype) -> None:
-    g = torch.Generator().manual_seed(1)
-    u, delta, B, C = (torch.randn(2, 6, 9, generator=g).to(dtype).requires_grad_() for _ in range(4))
-    A = -torch.rand(6, 6, generator=g)
-    y = published.selective_scan(u, delta, A, B, C, delta_softplus=True)
-    assert y.dtype == dtype
-    assert relative(y.detach(), reference.selective_scan(u, delta, A, B, C, delta_softplus=True).detach()) <= 1e-2
-    y.sum().backward()
-    assert [t.grad.shape for t in (u, delta, B, C)] == [t.shape for t in (u, delta, B, C)]
+class TestPublished(BackendTests):
+    @pytest.fixture
+    def backend(self, kernel: PublishedKernel, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+        here = dataclasses.replace(published.BACKEND, device="cpu", missing=lambda: "")
+        monkeypatch.setitem(scan.BACKENDS, "mamba_ssm", here)
+        yield "mamba_ssm"
+        assert kernel.calls == ["fwd", "bwd"]
 
 
 def test_why_there_is_no_gpu_kernel(gpu_without_kernels: None) -> None:
@@ -99,19 +123,19 @@ def test_why_there_is_no_gpu_kernel(gpu_without_kernels: None) -> None:
 
 
 def test_without_a_gpu_kernel_it_says_so_once(gpu_without_kernels: None) -> None:
-    x = SimpleNamespace(device=torch.device("cuda"))  # a tensor there, as far as the choice looks at it
+    assert scan.chosen_backend("cuda") == "torch"
     with pytest.warns(UserWarning, match=r"no scan kernel runs on cuda.*triton: Triton is not installed"):
-        assert scan._backend(x, 16, 4) is reference
+        scan._warn_of_slowness("cuda")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scan._backend(x, 16, 4)
+        scan._warn_of_slowness("cuda")
 
 
 def test_the_best_kernel_that_runs_on_the_device(
     gpu_without_kernels: None, kernel: PublishedKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert scan.chosen_backend("cuda:1") == "mamba_ssm"
-    monkeypatch.setattr(scan, "_triton_missing", lambda: "")
+    monkeypatch.setattr(gpu, "missing", lambda: "")
     assert scan.chosen_backend("cuda:1") == "triton"
     assert scan.chosen_backend("cpu") in ("cpu", "torch")
     assert scan.chosen_backend("mps") == "torch"
@@ -121,12 +145,25 @@ def test_the_best_kernel_that_runs_on_the_device(
         scan.chosen_backend("cpu")
 
 
-def test_float64_goes_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "chosen_backend", lambda device: "mamba_ssm")
-    x = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float64, numel=lambda: 1)
-    assert scan._backend(x, 16, 4) is reference
-    assert scan._backend(SimpleNamespace(device=x.device, dtype=torch.float32, numel=lambda: 1), 16, 4) is published
-    assert scan._backend(SimpleNamespace(device=x.device, dtype=torch.float32, numel=lambda: 1), 257, 4) is reference
+def test_what_a_kernel_was_not_written_for_goes_to_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[scan.ScanInputs] = []
+    small = dataclasses.replace(TOY, takes=lambda inputs: bool(asked.append(inputs)))
+    monkeypatch.setitem(scan.BACKENDS, "toy", small)
+    p = to32(problem(2, B=1, K=2, R=3, N=2, D=4, L=9, T=9, pads=False, per_image=False))
+    y = scan.ordered_scan(**p, backend="toy")
+    assert asked[0].states == 2
+    assert torch.equal(y, scan.ordered_scan(**p, backend="torch"))
+    takes = published.BACKEND.takes
+    assert takes(asked[0])
+    assert not takes(asked[0]._replace(u=asked[0].u.double()))
+    assert not takes(asked[0]._replace(A=torch.zeros(2, 4, 257)))
+
+
+@pytest.mark.parametrize(("name", "said"), [("abacus", "no such backend"), ("mamba_ssm", "no CUDA device")])
+def test_a_back_end_asked_for_by_name_must_be_there(name: str, said: str) -> None:
+    p = to32(problem(2, B=1, K=2, R=3, N=2, D=4, L=9, T=9, pads=False, per_image=False))
+    with pytest.raises(UsageError, match=said):
+        scan.ordered_scan(**p, backend=name)
 
 
 def test_half_precision_autocast_leaves_the_time_steps_alone(monkeypatch: pytest.MonkeyPatch) -> None:

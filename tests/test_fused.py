@@ -14,9 +14,9 @@ pytestmark = pytest.mark.skipif(bool(cpu.missing), reason=f"native kernel {cpu.m
 
 @pytest.fixture(autouse=True, params=cpu.instruction_sets())
 def instruction_set(request: pytest.FixtureRequest):
-    cpu._cpu.use(request.param)
+    cpu._cpu.use_instruction_set(request.param)
     yield
-    cpu._cpu.use(cpu.instruction_sets()[0])
+    cpu._cpu.use_instruction_set(cpu.instruction_sets()[0])
 
 
 def compare(ours, plain, *inputs: Tensor, tolerance: float = 1e-5) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,18 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.scans import gradients, problem, relative, to32
+from helpers.scans import BackendTests, assert_equal_to_float64, gradients, problem, relative, to32
 from torch import Tensor
 
+from mambair_cli import scan
+from mambair_cli.scan import gpu
 from mambair_cli.scan import orders as paths
-from mambair_cli.scan import reference
 
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 triton = pytest.importorskip("triton")
-gpu = importlib.import_module("mambair_cli.scan.gpu")
-kernels = importlib.import_module("mambair_cli.scan.gpu_kernels")
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 H, W = (24, 40) if ON_GPU else (3, 4)  # the interpreter takes 50 us for a state
@@ -30,22 +29,33 @@ H, W = (24, 40) if ON_GPU else (3, 4)  # the interpreter takes 50 us for a state
 
 @pytest.fixture(autouse=True)
 def _several_small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks, channels and links of chunks that do not come out even, at sizes for the interpreter."""
+    """In the interpreter: on the CPU, with chunks, channels and links of chunks that do not come out even."""
     if not ON_GPU:
-        for name, size in (("CHUNK", 4), ("BACKWARD_CHUNK", 4), ("BLOCK", 4), ("LINKS", 2)):
+        here = dataclasses.replace(gpu.BACKEND, device="cpu", missing=lambda: "")
+        monkeypatch.setitem(scan.BACKENDS, "triton", here)
+        for name, size in (("CHUNK", 4), ("BACKWARD_CHUNK", 4), ("BLOCK", 4), ("CHAINED", 2)):
             monkeypatch.setattr(gpu, name, size)
+
+
+class TestTriton(BackendTests):
+    device, length = DEVICE, H * W
+
+    @pytest.fixture
+    def backend(self) -> str:
+        return "triton"
 
 
 def there(p: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.to(DEVICE) for k, v in to32(p).items()}
 
 
-def assert_equal_to_float64(p: dict[str, Tensor], reduce: bool = True) -> None:
-    expected, expected_grads = gradients(reference, p, reduce)
-    y, grads = gradients(gpu, there(p), reduce)
-    assert relative(y.cpu(), expected) <= 1e-5
-    for name, grad in grads.items():
-        assert relative(grad.cpu(), expected_grads[name]) <= 1e-4, name
+def on_triton(p: dict[str, Tensor]) -> Tensor:
+    return scan.ordered_scan(**p, backend="triton")
+
+
+def exactly(p: dict[str, Tensor]) -> Tensor:
+    wide = {k: v.double() if v.is_floating_point() else v for k, v in p.items()}
+    return scan.ordered_scan(**wide, backend="torch")
 
 
 def on_path(orders: Tensor, length: int, **shape: int) -> dict[str, Tensor]:
@@ -56,90 +66,34 @@ def on_path(orders: Tensor, length: int, **shape: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("reduce", "B", "D"), [(True, 1, 5), (False, 2, 2)])
 def test_cross(reduce: bool, B: int, D: int) -> None:
-    assert_equal_to_float64(on_path(paths.cross(H, W, torch.device("cpu")), H * W, B=B, D=D), reduce)
+    p = on_path(paths.cross(H, W, torch.device("cpu")), H * W, B=B, D=D)
+    assert_equal_to_float64("triton", p, reduce, DEVICE)
 
 
 def test_windows_with_pads() -> None:
     table = paths.window(H, W, 2 if H < 8 else 16, True, torch.device("cpu"))
     assert (table < 0).any()
-    assert_equal_to_float64(on_path(table, H * W))
+    assert_equal_to_float64("triton", on_path(table, H * W), True, DEVICE)
 
 
 def test_cross_scale() -> None:
     backwards_by_columns = paths.cross_scale(16, 16, torch.device("cpu"))[3:]
     p = on_path(backwards_by_columns, 320, R=1, N=1, D=1)
-    assert relative(gpu.ordered_scan(**there(p)).cpu(), reference.ordered_scan(**p)) <= 1e-5
-
-
-def test_a_path_of_its_own_for_every_image() -> None:
-    assert_equal_to_float64(problem(1, B=2, K=1, R=3, N=3, D=6, L=H * W, T=H * W, pads=False, per_image=True))
-
-
-@pytest.mark.parametrize("reduce", [True, False])
-def test_positions_visited_twice_or_never(reduce: bool) -> None:
-    p = problem(2, B=2, K=2, R=1, N=2, D=3, L=H * W, T=H * W + 2, pads=True, per_image=True)
-    assert all(row.clamp(min=0).unique().numel() < H * W for row in p["orders"].flatten(0, 1))
-    assert_equal_to_float64(p, reduce)
-
-
-@pytest.mark.parametrize("L", [1, 2])
-def test_the_shortest_paths(L: int) -> None:
-    assert_equal_to_float64(problem(3, B=1, K=1, R=1, N=1, D=1, L=L, T=L, pads=False, per_image=False))
+    assert relative(on_triton(there(p)).cpu(), exactly(p)) <= 1e-5
 
 
 def test_positions_outside_the_map_are_pads() -> None:
     p = problem(4, B=1, K=1, R=1, N=2, D=3, L=5, T=5, pads=False, per_image=False)
     inside, outside = (torch.tensor([[0, pad, 3, 1, pad]], dtype=torch.int32) for pad in (-1, 5))
-    y = gpu.ordered_scan(**there(p | {"orders": outside}))
-    assert relative(y.cpu(), reference.ordered_scan(**p | {"orders": inside})) <= 1e-5
+    y = on_triton(there(p | {"orders": outside}))
+    assert relative(y.cpu(), exactly(p | {"orders": inside})) <= 1e-5
 
 
 def test_a_table_written_to_is_inverted_anew() -> None:
     p = there(problem(5, B=1, K=1, R=1, N=2, D=3, L=6, T=6, pads=False, per_image=False))
     for _ in range(2):
-        exact = reference.ordered_scan(**{k: v.double() if v.is_floating_point() else v for k, v in p.items()})
-        assert relative(gpu.ordered_scan(**p), exact) <= 1e-5
+        assert relative(on_triton(p), exactly(p)) <= 1e-5
         p["orders"].copy_(p["orders"].roll(2, -1))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_keeps_the_state_in_float32(dtype: torch.dtype) -> None:
-    p = to32(problem(6, B=1, K=2, R=2, N=2, D=3, L=H * W, T=H * W, pads=False, per_image=False))
-    p |= {k: p[k].to(dtype) for k in ("x", "proj")}
-    exact, exact_grads = gradients(
-        reference, {k: v.double() if v.is_floating_point() else v for k, v in p.items()}, True
-    )
-    y, grads = gradients(gpu, {k: v.to(DEVICE) for k, v in p.items()}, True)
-    assert y.dtype == dtype
-    assert relative(y.cpu(), exact) < 0.01  # the rounding of the result alone
-    for name, grad in grads.items():
-        assert grad.dtype == p[name].dtype
-        assert relative(grad.cpu(), exact_grads[name]) < 0.01
-
-
-@pytest.mark.parametrize(("softplus", "groups"), [(True, 2), (False, 0)])
-def test_selective_scan(softplus: bool, groups: int) -> None:
-    g = torch.Generator().manual_seed(3)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    B, rows, N, L = 2, 6, 2, 9
-    lead = (B, groups) if groups else (B,)
-    delta, optional = normal(B, rows, L), [normal(rows), normal(rows)] if softplus else [None, None]
-    tensors = [normal(B, rows, L), delta if softplus else delta.abs(), -torch.exp(normal(rows, N))]
-    tensors += [normal(*lead, N, L), normal(*lead, N, L), *optional]
-
-    def results(module, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
-        leaves = [None if t is None else t.detach().to(device, dtype).requires_grad_() for t in tensors]
-        y = module.selective_scan(*leaves, softplus)
-        y.square().sum().backward()
-        return [y.detach().cpu()] + [leaf.grad.cpu() for leaf in leaves if leaf is not None]
-
-    expected = results(reference, torch.float64, torch.device("cpu"))
-    for i, (ours, exact) in enumerate(zip(results(gpu, torch.float32, DEVICE), expected, strict=True)):
-        assert ours.shape == exact.shape
-        assert relative(ours, exact) <= (1e-4 if i else 1e-5)
 
 
 def test_softplus_to_the_last_bits() -> None:
@@ -148,26 +102,26 @@ def test_softplus_to_the_last_bits() -> None:
     exact = torch.nn.functional.softplus(x.double())
     one = torch.ones(1, 1, 1)
     arguments = (torch.ones(1, 64, 1), x.view(1, 64, 1), -torch.ones(64, 1), one, one)  # hence y = dt
-    y = gpu.selective_scan(*(t.to(DEVICE) for t in arguments), delta_softplus=True).cpu()
+    y = scan.selective_scan(*(t.to(DEVICE) for t in arguments), delta_softplus=True, backend="triton").cpu()
     assert ((y.flatten().double() - exact).abs() / exact).max() <= 1e-6
 
 
-def test_the_probe_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert gpu.probe.__wrapped__(DEVICE) == ""
+def test_the_trial_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gpu.trial(DEVICE) == ""
 
     def broken(*_: Tensor) -> Tensor:
         raise RuntimeError("Failed to find C compiler")
 
-    monkeypatch.setattr(gpu, "ordered_scan", broken)
-    assert "RuntimeError: Failed to find C compiler" in gpu.probe.__wrapped__(DEVICE)
-    monkeypatch.setattr(gpu, "ordered_scan", lambda x, *_: torch.zeros_like(x))
-    assert "its kernels are off by" in gpu.probe.__wrapped__(DEVICE)
+    monkeypatch.setattr(gpu, "scan", broken)
+    assert "RuntimeError: Failed to find C compiler" in gpu.trial(DEVICE)
+    monkeypatch.setattr(gpu, "scan", lambda inputs: torch.zeros_like(inputs.u))
+    assert "its kernels are off by" in gpu.trial(DEVICE)
 
 
 @pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 def test_same_bits_every_time() -> None:
     p = there(problem(7, B=2, K=4, R=4, N=10, D=72, L=4096, T=4096, pads=True, per_image=False))
-    first, again = (gradients(gpu, p, True) for _ in range(2))
+    first, again = (gradients("triton", p, True) for _ in range(2))
     assert torch.equal(first[0], again[0])
     assert all(torch.equal(first[1][name], again[1][name]) for name in first[1])
 

@@ -1,4 +1,4 @@
-"""The selective scan: every backend against the published op's outputs and the float64 reference."""
+"""The selective scan on the CPU: against the published op's outputs and the float64 reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.scans import gradients, problem, relative, to32
+from helpers.scans import BackendTests, gradients, problem, relative, to32
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mambair_cli import scan
 from mambair_cli.errors import UsageError
-from mambair_cli.scan import cpu, reference
+from mambair_cli.scan import cpu
 
 GOLDEN = Path(__file__).parent / "golden" / "selective_scan.safetensors"
 needs_kernel = pytest.mark.skipif(bool(cpu.missing), reason=f"native kernel {cpu.missing}")
@@ -37,19 +37,32 @@ def load_case(name: str) -> tuple[dict[str, Tensor], dict[str, bool]]:
 def instruction_set(request: pytest.FixtureRequest):
     if cpu.missing:
         pytest.skip(f"native kernel {cpu.missing}")
-    cpu._cpu.use(request.param)
+    cpu._cpu.use_instruction_set(request.param)
     yield request.param
-    cpu._cpu.use(cpu.instruction_sets()[0])
+    cpu._cpu.use_instruction_set(cpu.instruction_sets()[0])
 
 
 @pytest.mark.parametrize("case", golden_cases())
-@pytest.mark.parametrize("module", [reference, pytest.param(cpu, marks=needs_kernel)], ids=["torch", "cpu"])
-def test_selective_scan_equals_published(case: str, module) -> None:
+@pytest.mark.parametrize("backend", ["torch", pytest.param("cpu", marks=needs_kernel)])
+def test_selective_scan_equals_published(case: str, backend: str) -> None:
     t, flags = load_case(case)
     args = [t[k].float() for k in ("u", "delta", "A", "B", "C")]
     optional = [t[k].float() if k in t else None for k in ("D", "delta_bias")]
-    y = module.selective_scan(*args, *optional, flags["delta_softplus"])
+    y = scan.selective_scan(*args, *optional, flags["delta_softplus"], backend=backend)
     assert relative(y, t["out"]) <= 1e-5
+
+
+class TestTorch(BackendTests):
+    @pytest.fixture
+    def backend(self) -> str:
+        return "torch"
+
+
+@needs_kernel
+class TestNative(BackendTests):
+    @pytest.fixture
+    def backend(self) -> str:
+        return "cpu"
 
 
 shapes = st.fixed_dictionaries(
@@ -71,59 +84,26 @@ shapes = st.fixed_dictionaries(
 @given(shape=shapes, longer=st.integers(0, 20), reduce=st.booleans(), seed=st.integers(0, 2**16))
 def test_ordered_scan_equals_float64(shape: dict, longer: int, reduce: bool, seed: int) -> None:
     p = problem(seed, T=shape["L"] + longer, **shape)
-    expected = reference.ordered_scan(**p, reduce=reduce)
-    assert relative(cpu.ordered_scan(**to32(p), reduce=reduce), expected) <= 1e-5
+    expected = scan.ordered_scan(**p, reduce=reduce, backend="torch")
+    assert relative(scan.ordered_scan(**to32(p), reduce=reduce, backend="cpu"), expected) <= 1e-5
 
 
 @pytest.mark.parametrize("reduce", [True, False])
 def test_every_instruction_set_and_its_gradients(instruction_set: str, reduce: bool) -> None:
     for seed, (N, D, L, longer) in enumerate([(16, 36, 67, 0), (10, 72, 40, 30), (8, 5, 33, 0), (3, 17, 1, 2)]):
         p = problem(seed, B=2, K=4, R=3, N=N, D=D, L=L, T=L + longer, pads=longer > 0, per_image=seed == 1)
-        expected, expected_grads = gradients(reference, p, reduce)
-        y, grads = gradients(cpu, to32(p), reduce)
+        expected, expected_grads = gradients("torch", p, reduce)
+        y, grads = gradients("cpu", to32(p), reduce)
         assert relative(y, expected) <= 1e-5
         for name, grad in grads.items():
             assert relative(grad, expected_grads[name]) <= 1e-4, (instruction_set, name)
-
-
-@needs_kernel
-@pytest.mark.parametrize("softplus", [True, False])
-def test_selective_scan_gradients(softplus: bool) -> None:
-    g = torch.Generator().manual_seed(3)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    B, K, D, N, L = 2, 3, 7, 5, 41
-    delta = normal(B, K * D, L)
-    tensors = [normal(B, K * D, L), delta if softplus else delta.abs(), -torch.exp(normal(K * D, N))]
-    tensors += [normal(B, K, N, L), normal(B, K, N, L), normal(K * D), normal(K * D) if softplus else None]
-
-    def gradients(module, dtype):
-        leaves = [None if t is None else t.to(dtype).requires_grad_() for t in tensors]
-        y = module.selective_scan(*leaves, softplus)
-        y.square().sum().backward()
-        return [y] + [leaf.grad for leaf in leaves if leaf is not None]
-
-    for ours, expected in zip(gradients(cpu, torch.float32), gradients(reference, torch.float64), strict=True):
-        assert relative(ours.detach(), expected.detach()) <= 1e-4
 
 
 def test_reference_gradcheck() -> None:
     p = problem(1, B=1, K=2, R=2, N=2, D=3, L=7, T=9, pads=True, per_image=False)
     orders = p.pop("orders")
     leaves = [v.requires_grad_() for v in p.values()]
-    assert torch.autograd.gradcheck(lambda *a: reference.ordered_scan(*a, orders), leaves)
-
-
-@needs_kernel
-def test_bfloat16_keeps_the_state_in_float32() -> None:
-    p = to32(problem(5, B=1, K=4, R=4, N=10, D=24, L=300, T=300, pads=False, per_image=False))
-    p |= {k: p[k].bfloat16() for k in ("x", "proj")}
-    y = cpu.ordered_scan(**p)
-    assert y.dtype == torch.bfloat16
-    exact = reference.ordered_scan(**{k: v.double() if v.is_floating_point() else v for k, v in p.items()})
-    assert relative(y, exact) < 0.01  # the rounding of the result alone
+    assert torch.autograd.gradcheck(lambda *a: scan.ordered_scan(*a, orders, backend="torch"), leaves)
 
 
 @needs_kernel
@@ -134,7 +114,7 @@ def test_same_bits_whatever_the_threads() -> None:
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(cpu.ordered_scan(**p))
+            results.append(scan.ordered_scan(**p, backend="cpu"))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(results[0], results[1])
@@ -161,7 +141,7 @@ def test_without_the_kernel_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(cpu, "missing", "not built")
     monkeypatch.setattr(scan, "_warned", set())
     p = to32(problem(8, B=1, K=1, R=1, N=2, D=3, L=5, T=5, pads=False, per_image=False))
-    with pytest.warns(UserWarning, match="native scan kernel is not installed"):
+    with pytest.warns(UserWarning, match=r"no scan kernel runs on cpu.*cpu: not built.*pip install"):
         scan.ordered_scan(**p)
     assert [b.available for b in scan.backends() if b.name == "cpu"] == [False]
     scan.ordered_scan(**p)  # no second warning: it would be an error here

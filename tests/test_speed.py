@@ -1,4 +1,4 @@
-"""`mambair bench --speed` and `--scan`: what they count and what they print; never how long it took."""
+"""`mambair speed`: what it counts and what it prints; never how long it took."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mambair_cli import archs, speed
+from mambair_cli import archs
 from mambair_cli.cli.app import application
 from mambair_cli.errors import UsageError
 from mambair_cli.models import zoo
+from mambair_cli.speed import measure_network, op
+from mambair_cli.speed.machine import Rates
 
 KWARGS = dict(embed_dim=32, depths=[1], d_state=8, mlp_ratio=1.0, upscale=2, upsampler="pixelshuffledirect")
 
 
 def test_counts_are_those_of_the_network() -> None:
     network = archs.build("mambair", **KWARGS).eval()
-    row = speed.measure_network("tiny", network, 3, (12, 20), speed.Rates(exps=1e9, macs=1e9))
+    row = measure_network("tiny", network, 3, (12, 20), Rates(exps=1e9, macs=1e9))
     pixels = 12 * 20
     assert row.updates == 4 * pixels * 32 * 8  # directions, pixels, channels, states
     # Most weights meet every pixel once; those of the attention meet one vector, those of the scan are not products.
@@ -35,13 +37,13 @@ def test_speed_of_a_network_that_hands_weights_around() -> None:
     network = archs.build(
         "mambairv2", embed_dim=16, depths=[1], num_heads=[2], d_state=4, upscale=2, upsampler="pixelshuffledirect"
     ).eval()
-    row = speed.measure_network("v2", network, 3, (16, 16), speed.Rates(exps=1e9, macs=1e9))
+    row = measure_network("v2", network, 3, (16, 16), Rates(exps=1e9, macs=1e9))
     assert row.updates > 0
     assert row.backward is None
 
 
 def test_speed_with_gradients() -> None:
-    arguments = ["bench", "--speed", "--backward", "-m", "mambair-light-x2", "--size", "16x8"]
+    arguments = ["speed", "--backward", "-m", "mambair-light-x2", "--size", "16x8"]
     (row,) = json.loads(CliRunner().invoke(application(), [*arguments, "--json"]).stdout)["rows"]
     assert row["backward"] > 0
     assert row["backward_ratio"] > 0
@@ -49,44 +51,50 @@ def test_speed_with_gradients() -> None:
 
 
 def test_speed_reports() -> None:
-    result = CliRunner().invoke(
-        application(), ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"]
-    )
+    result = CliRunner().invoke(application(), ["speed", "-m", "mambair-light-x2", "--size", "16x8", "--json"])
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert report["rows"][0]["size"] == [8, 16]  # height, width
     assert report["machine"]["exps"] > 1e6
     threads = torch.get_num_threads()
-    table = CliRunner().invoke(
-        application(), ["bench", "--speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"]
-    )
+    table = CliRunner().invoke(application(), ["speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"])
     assert "time/floor" in table.stdout
     assert torch.get_num_threads() == threads
 
 
 def test_the_default_model_is_that_of_upscale() -> None:
-    result = CliRunner().invoke(application(), ["bench", "--speed", "--size", "8x8", "--json"])
+    result = CliRunner().invoke(application(), ["speed", "--size", "8x8", "--json"])
     assert [row["model"] for row in json.loads(result.stdout)["rows"]] == [zoo.resolve("upscale").name]
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--speed", "--size", "0x0"], "--size 0x0"),
-        (["--speed", "--size", "8"], "--size 8"),
-        (["--speed", "--size", "16x12", "-m", "vmambair-derain"], "takes no 16x12"),
-        (["--speed", "-s", "2"], "--scale"),
-        (["--speed", "-d", "Set5"], "--dataset"),
-        (["--speed", "--report", "a.html"], "--report"),
-        (["--scan", "--report", "a.html"], "--report"),
-        (["--scan", "-m", "light"], "--model"),
-        (["--scan", "--speed"], "--speed"),
+        (["speed", "--size", "0x0"], "--size 0x0"),
+        (["speed", "--size", "8"], "--size 8"),
+        (["speed", "--size", "16x12", "-m", "vmambair-derain"], "takes no 16x12"),
+        (["speed", "--scan", "-m", "light"], "--model"),
+        (["bench", "--speed", "-s", "2"], "--scale"),
+        (["bench", "--speed", "-d", "Set5"], "--dataset"),
+        (["bench", "--speed", "--report", "a.html"], "--report"),
+        (["bench", "--scan", "--report", "a.html"], "--report"),
+        (["bench", "--scan", "-m", "light"], "--model"),
+        (["bench", "--scan", "--speed"], "--speed"),
+        (["bench", "--size", "8x8", "-d", "Set5"], "--size"),
     ],
 )
 def test_options_in_vain_are_refused(arguments: list[str], named: str) -> None:
-    result = CliRunner().invoke(application(), ["bench", *arguments])
+    result = CliRunner().invoke(application(), arguments)
     assert isinstance(result.exception, UsageError)
     assert named in result.exception.message
+
+
+def test_bench_speed_still_works_and_says_what_it_is_called_now() -> None:
+    result = CliRunner().invoke(
+        application(), ["bench", "--speed", "-m", "mambair-light-x2", "--size", "8x8", "--json"]
+    )
+    assert json.loads(result.stdout)["rows"][0]["size"] == [8, 8]
+    assert result.stderr == "bench --speed is now `mambair speed`\n"
 
 
 def test_the_environment_is_no_option(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -96,8 +104,8 @@ def test_the_environment_is_no_option(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_scan_reports(monkeypatch) -> None:
-    monkeypatch.setattr(speed, "LAYERS", {"small": (6, 5, 8, 4, 2)})
-    result = CliRunner().invoke(application(), ["bench", "--scan", "--threads", "1", "--json"])
+    monkeypatch.setattr(op, "LAYERS", {"small": (6, 5, 8, 4, 2)})
+    result = CliRunner().invoke(application(), ["speed", "--scan", "--threads", "1", "--json"])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
     assert {"torch"} <= {row["backend"] for row in rows}

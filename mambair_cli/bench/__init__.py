@@ -1,1 +1,1 @@
-"""The field's benchmarks: datasets, runs, speed and reports."""
+"""The field's benchmarks: datasets, runs and reports."""

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mambair_cli import __version__, atomic, console
-from mambair_cli.cli import bench, compare, doctor, models, restore, train
+from mambair_cli.cli import bench, compare, doctor, models, restore, speed, train
 from mambair_cli.cli.help import Command, Group
 from mambair_cli.errors import MambairError
 from mambair_cli.tasks import TASKS
@@ -69,7 +69,7 @@ def application() -> typer.Typer:
     )
     for task in TASKS.values():
         app.command(task.name, cls=Command)(restore.command_of(task))
-    for command in (compare.compare, bench.bench, train.train, doctor.doctor):
+    for command in (compare.compare, bench.bench, speed.speed, train.train, doctor.doctor):
         app.command(cls=Command)(command)
     app.add_typer(models.app, name="models")
     return app

@@ -1,11 +1,11 @@
-"""bench: the field's tables in one command, and the speed of this machine."""
+"""bench: the field's tables in one command."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from inspect import signature
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mambair_cli import console
+from mambair_cli.cli import speed as speeds
 from mambair_cli.cli.options import (
     BATCH,
     MODEL,
@@ -129,11 +130,11 @@ Save = Annotated[
 ]
 Speed = Annotated[
     bool,
-    typer.Option(
-        "--speed", help="Time models on this machine. Default: the one that upscale runs.", rich_help_panel=SPEED
-    ),
+    typer.Option("--speed", help="The same as [bold]mambair speed[/].", rich_help_panel=SPEED),
 ]
-Scan = Annotated[bool, typer.Option("--scan", help="Time the selective scan alone.", rich_help_panel=SPEED)]
+Scan = Annotated[
+    bool, typer.Option("--scan", help="The same as [bold]mambair speed --scan[/].", rich_help_panel=SPEED)
+]
 Size = Annotated[
     list[str] | None,
     typer.Option(metavar="WxH", help="With --speed: input sizes. Repeat for several.", rich_help_panel=SPEED),
@@ -142,13 +143,6 @@ Backward = Annotated[
     bool, typer.Option("--backward", help="With --speed: time the gradients too.", rich_help_panel=SPEED)
 ]
 Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads.", rich_help_panel=SPEED)]
-
-
-# What else says something beside --speed and --scan; options given in vain are refused.
-BESIDE = {
-    "--speed": {"speed", "model", "weights", "size", "backward", "threads", "device", "json", "quiet"},
-    "--scan": {"scan", "threads", "device", "json", "quiet"},
-}
 
 
 def bench(
@@ -184,7 +178,7 @@ def bench(
     backward: Backward = False,
     threads: Threads = None,
 ) -> None:
-    """Measure models on the field's test sets, by the protocol of their papers, or time them.
+    """Measure models on the field's test sets, by the protocol of their papers.
 
     [bold]Examples[/]
 
@@ -194,22 +188,18 @@ def bench(
     mambair bench -d CBSD68 --sigma 25 -m mambair --report cbsd68.html
     mambair bench -d photos/ -s 2 --limit 20 --shuffle
     mambair bench -d Set5 -m light -s 4 --tile paper
-    mambair bench --speed -m light --size 256x256
 
     Under each score stand the published one and that of doing nothing (bicubic, or the degraded picture).
     The same command again goes on where it stopped.
     """
-    _refuse_idle(context, "--scan" if scan else "--speed" if speed else None)
-    if scan or speed:
-        from mambair_cli.speed import run_scan, run_speed
-
-        if scan:
-            run_scan(threads, device, json)
-        else:
-            run_speed(model or [], weights, [_size(text) for text in size or ()], threads, device, backward, json)
+    mode = "--scan" if scan else "--speed" if speed else None
+    _refuse_idle(context, mode)
+    if mode:
+        console.set_up(quiet).say(f"bench {mode} is now `mambair speed{' --scan' * scan}`")
+        speeds.speed(model, weights, scan, size, backward, threads, device, json)
         return
     if not dataset:
-        raise UsageError("Which test set?", "For example --dataset Set5; or --speed to time models.")
+        raise UsageError("Which test set?", "For example --dataset Set5; `mambair speed` times models.")
 
     from mambair_cli.bench import datasets, plan
     from mambair_cli.bench import report as reports
@@ -247,8 +237,8 @@ def _refuse_idle(context: typer.Context, mode: str | None) -> None:
         source, name = context.get_parameter_source(parameter.name or ""), parameter.name
         if source is None or source.name != "COMMANDLINE":
             continue
-        if mode and name not in BESIDE[mode]:
-            raise UsageError(f"{parameter.opts[-1]} says nothing beside {mode}.", "Leave one of them out.")
+        if mode and name not in {mode[2:], "quiet", *signature(speeds.speed).parameters}:
+            raise UsageError(f"{parameter.opts[-1]} means nothing beside {mode}.", "Leave one of them out.")
         if not mode and name in ("size", "backward"):
             raise UsageError(f"{parameter.opts[-1]} belongs to --speed.", "Add it, or leave the other out.")
 
@@ -335,11 +325,3 @@ def _noise(text: str | None) -> Value:
     if text == "auto":
         raise UsageError("--sigma auto is for pictures with noise; here noise is added.", "It is 0 to 255, or real.")
     return read_level(SIGMA, text)
-
-
-def _size(text: str) -> tuple[int, int]:
-    """128x96 (width first) as (height, width)."""
-    match = re.fullmatch(r"(\d+)x(\d+)", text.lower())
-    if not match or 0 in map(int, match.groups()):
-        raise UsageError(f"--size {text} is no size.", "For example --size 128x128, width first.")
-    return int(match[2]), int(match[1])

@@ -1,4 +1,4 @@
-"""The selective scan: one op in two forms, several backends behind them.
+"""The selective scan: one op in two forms, several back ends behind them.
 
 `ordered_scan` is what the networks use: features once, channel last, and a table of paths over the pixels.
 `selective_scan` has the signature of `mamba_ssm` for everybody else. `MAMBAIR_SCAN` overrides the choice.
@@ -6,26 +6,24 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import warnings
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from mambair_cli.errors import UsageError
-from mambair_cli.scan import cpu, published
+from mambair_cli.scan import cpu, gpu, published, reference
+from mambair_cli.scan.backend import Backend, ScanInputs
 from mambair_cli.scan.meter import measure
 
-__all__ = ["BackendInfo", "backends", "chosen_backend", "ordered_scan", "selective_scan"]
+__all__ = ["BACKENDS", "Backend", "BackendInfo", "ScanInputs", "backends", "chosen_backend"]
+__all__ += ["ordered_scan", "selective_scan"]
 
-_DEVICES = {"cpu": "cpu", "triton": "cuda", "mamba_ssm": "cuda"}  # the best first; "torch" runs anywhere
-_MODULES = {"cpu": "cpu", "triton": "gpu", "mamba_ssm": "published", "torch": "reference"}
-_warned: set[str] = set()
+# The best first; the last one runs everywhere and takes everything.
+BACKENDS: dict[str, Backend] = {module.BACKEND.name: module.BACKEND for module in (cpu, gpu, published, reference)}
+_warned: set[str] = set()  # devices whose slowness was spoken of
 
 
 @dataclass(frozen=True)
@@ -37,81 +35,56 @@ class BackendInfo:
     reason: str
 
 
-@cache
-def _triton_missing() -> str:
-    if not torch.cuda.is_available():
-        return "no CUDA device"
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    try:
-        gpu = _module("triton")
-    except ImportError as error:
-        return f"Triton does not load ({error})"
-    return gpu.probe(torch.device("cuda"))
-
-
-def _missing(name: str) -> str:
-    """Why a backend cannot run here, or "". Asked only of what is needed: Triton takes seconds to answer on a GPU."""
-    if name == "cpu":
-        return cpu.missing
-    if name == "triton":
-        return _triton_missing()
-    return published.missing() if name == "mamba_ssm" else ""
-
-
 def backends() -> list[BackendInfo]:
-    """Every backend, whether it can run here, and why not."""
-    sets = cpu.instruction_sets()
-    is_what = {
-        "cpu": f"native kernel ({sets[0]})" if sets else "",
-        "triton": "Triton kernels, NVIDIA and AMD",
-        "mamba_ssm": "the published CUDA kernel",
-        "torch": "plain PyTorch, any device, slow",
-    }
-    return [BackendInfo(name, not _missing(name), _missing(name) or what) for name, what in is_what.items()]
+    """Every back end, whether it can run here, and why not."""
+    return [BackendInfo(b.name, not b.missing(), b.missing() or b.about) for b in BACKENDS.values()]
 
 
 def chosen_backend(device: torch.device | str = "cpu") -> str:
-    """The backend that tensors on `device` go to. Raises UsageError for an impossible MAMBAIR_SCAN."""
-    wanted = os.environ.get("MAMBAIR_SCAN", "auto")
+    """The back end that tensors on `device` go to. Raises UsageError for an impossible MAMBAIR_SCAN."""
     kind = torch.device(device).type
-    if wanted == "auto":
-        return next((name for name, runs_on in _DEVICES.items() if runs_on == kind and not _missing(name)), "torch")
-    if wanted not in _MODULES:
-        raise UsageError(f"MAMBAIR_SCAN={wanted}: no such backend", f"Choose from: auto, {', '.join(_MODULES)}.")
-    if _missing(wanted):
-        raise UsageError(f"MAMBAIR_SCAN={wanted}: {_missing(wanted)}", "`mambair doctor` lists what is there.")
-    if _DEVICES.get(wanted, kind) != kind:
+    name = os.environ.get("MAMBAIR_SCAN", "auto")
+    if name != "auto":
+        return _find(name, kind, "MAMBAIR_SCAN=").name
+    able = (b for b in BACKENDS.values() if b.device in (kind, None) and not b.missing())
+    return next(able).name
+
+
+def _find(name: str, kind: str, setting: str = "backend ") -> Backend:
+    """The back end of that name. Raises UsageError where it does not run on devices of that kind."""
+    backend, said = BACKENDS.get(name), setting + name
+    if backend is None:
+        raise UsageError(f"{said}: no such backend", f"Choose from: auto, {', '.join(BACKENDS)}.")
+    if backend.missing():
+        raise UsageError(f"{said}: {backend.missing()}", "`mambair doctor` lists what is there.")
+    if backend.device not in (kind, None):
         raise UsageError(
-            f"MAMBAIR_SCAN={wanted}: runs on {_DEVICES[wanted]}, and this is {kind}",
-            f"Choose --device {_DEVICES[wanted]}, or unset MAMBAIR_SCAN.",
+            f"{said}: runs on {backend.device}, and this is {kind}",
+            f"Choose --device {backend.device}, or unset MAMBAIR_SCAN.",
         )
-    return wanted
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"mambair_cli.scan.{_MODULES[name]}")
+    return backend
 
 
 def _warn_of_slowness(kind: str) -> None:
-    if kind in _warned or os.environ.get("MAMBAIR_SCAN", "auto") == "torch":
+    if kind in _warned or os.environ.get("MAMBAIR_SCAN", "auto") != "auto":
         return
     _warned.add(kind)
-    reasons = [f"{name}: {_missing(name)}" for name, runs_on in _DEVICES.items() if runs_on == kind]
-    hint = (
-        f"no scan kernel runs on {kind}, so the slow PyTorch scan is used ({'; '.join(reasons) or 'none is written'})"
-    )
-    warnings.warn(cpu.INSTALL_HINT if kind == "cpu" else hint, stacklevel=4)
+    better = [b for b in BACKENDS.values() if b.device == kind]
+    reasons = "; ".join(f"{b.name}: {b.missing()}" for b in better) or "none is written"
+    hints = "".join(f"; {b.hint}" for b in better if b.hint)
+    warnings.warn(f"no scan kernel runs on {kind}, so the slow PyTorch scan is used ({reasons}){hints}", stacklevel=5)
 
 
-def _backend(x: Tensor, states: int, rank: int) -> ModuleType:
-    name = chosen_backend(x.device)
-    module = _module(name)
-    if name == "torch":
-        _warn_of_slowness(x.device.type)
-    elif not module.takes(x, states, rank):
-        return _module("torch")  # float64, or a size no published network has
-    return module
+def _run(inputs: ScanInputs, name: str | None) -> Tensor:
+    device = inputs.u.device
+    backend = _find(name, device.type) if name else BACKENDS[chosen_backend(device)]
+    if backend is reference.BACKEND and not name:
+        _warn_of_slowness(device.type)
+    with torch.autocast(device.type, enabled=False):  # or plain PyTorch would round the time steps to half
+        inputs = inputs.laid_out()
+        if not backend.takes(inputs):
+            backend = reference.BACKEND  # float64, or a size that no published network has
+        return measure(inputs.updates, lambda: backend.scan(inputs))
 
 
 def ordered_scan(
@@ -123,6 +96,8 @@ def ordered_scan(
     D: Tensor,
     orders: Tensor,
     reduce: bool = True,
+    *,
+    backend: str | None = None,
 ) -> Tensor:
     """Scan the positions of a feature map along K paths and add up what they see.
 
@@ -135,12 +110,10 @@ def ordered_scan(
     orders     (K, T) or (B, K, T), int32: the position visited at each step; T may differ from L. -1 is a pad:
                u = 0 and proj = 0 there, yet the state still decays by softplus(dt_bias).
                Others outside the map raise IndexError on the CPU; Triton, not to stall the GPU, takes them as -1.
+    backend    the name of a back end to use in place of the chosen one
     Returns (B, L, D) summed over the directions, or (B, K, L, D) with reduce=False; 0 where no path goes.
     """
-    module = _backend(x, A.shape[-1], dt_weight.shape[-1])
-    updates = x.shape[0] * orders.shape[-1] * A.numel()
-    with torch.autocast(x.device.type, enabled=False):  # or plain PyTorch would round the time steps to half
-        return measure(updates, lambda: module.ordered_scan(x, proj, dt_weight, dt_bias, A, D, orders, reduce))
+    return _run(ScanInputs(x, None, proj, dt_weight, dt_bias, A, D, orders, True, reduce), backend)
 
 
 def selective_scan(
@@ -152,9 +125,35 @@ def selective_scan(
     D: Tensor | None = None,
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
+    *,
+    backend: str | None = None,
 ) -> Tensor:
     """`mamba_ssm.ops.selective_scan_interface.selective_scan_fn` without its gate z. Differentiable.
 
     u, delta (B, K*D, L); A (K*D, N); B, C (B, K, N, L) or (B, N, L); D, delta_bias (K*D). Returns y like u.
     """
-    return _backend(u, A.shape[-1], 0).selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    groups = B.shape[1] if B.dim() == 4 else 1
+    lead = groups, u.shape[1] // groups
+
+    def channel_last(t: Tensor) -> Tensor:  # (B, K*D, L) -> (B, K, L, D)
+        return t.unflatten(1, lead).transpose(2, 3)
+
+    def row(t: Tensor) -> Tensor:  # (B, [K,] N, L) -> (B, L, K, N)
+        return (t if t.dim() == 4 else t.unsqueeze(1)).permute(0, 3, 1, 2)
+
+    def grouped(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.reshape(lead)
+
+    inputs = ScanInputs(
+        u=channel_last(u),
+        delta=channel_last(delta),
+        proj=torch.cat([row(B), row(C)], dim=-1),
+        dt_weight=None,
+        dt_bias=grouped(delta_bias),
+        A=A.unflatten(0, lead),
+        D=grouped(D),
+        orders=None,
+        softplus=delta_softplus,
+        reduce=False,
+    )
+    return _run(inputs, backend).transpose(2, 3).flatten(1, 2)

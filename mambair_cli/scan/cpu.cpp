@@ -36,18 +36,18 @@ std::vector<const Kernels*> available() {
   return found;
 }
 
-const Kernels* active = available().front();
+const Kernels* chosen = available().front();
 
-void use(const std::string& name) {
+void use_instruction_set(const std::string& name) {
   for (const Kernels* k : available())
     if (name == k->name) {
-      active = k;
+      chosen = k;
       return;
     }
   throw nb::value_error(("this machine cannot run the '" + name + "' kernel").c_str());
 }
 
-std::vector<std::string> names() {
+std::vector<std::string> instruction_sets() {
   std::vector<std::string> out;
   for (const Kernels* k : available()) out.push_back(k->name);
   return out;
@@ -55,7 +55,7 @@ std::vector<std::string> names() {
 
 // Floats that the forward keeps for the backward.
 int64_t kept_size(int64_t batch, int64_t directions, int64_t steps, int64_t channels, int64_t states) {
-  const int64_t width = active->width, blocks = (channels + width - 1) / width;
+  const int64_t width = chosen->width, blocks = (channels + width - 1) / width;
   return batch * directions * blocks * ((steps + KEPT - 1) / KEPT) * states * width;
 }
 
@@ -69,13 +69,13 @@ Dtype dtype_of(const A& a) {
   return a.dtype().bits == 32 ? Dtype::float32 : Dtype::bfloat16;
 }
 
-// u, delta (batch, length, channels) shared by the directions, or (batch, length, directions, channels);
+// u, delta (batch, length, channels) shared by the directions, or (batch, directions, length, channels);
 // proj (batch, length, directions, rank + 2 states); orders (directions, steps) or (batch, directions, steps).
 Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe& dt_weight, const Maybe& dt_bias,
               const Array& A, const Maybe& D, const Maybe& orders, bool softplus) {
   Scan s{};
   s.batch = int(u.shape(0));
-  s.length = int(u.shape(1));
+  s.length = int(u.shape(u.ndim() - 2));
   s.directions = int(A.shape(0));
   s.channels = int(A.shape(1));
   s.states = int(A.shape(2));
@@ -84,10 +84,11 @@ Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe
   s.u = u.data();
   s.delta = pointer<void>(delta);
   s.proj = proj.data();
+  const int64_t plane = int64_t(s.length) * s.channels;
   const bool shared = u.ndim() == 3;
-  s.u_row = shared ? s.channels : int64_t(s.directions) * s.channels;
-  s.u_direction = shared ? 0 : s.channels;
-  s.u_batch = s.length * s.u_row;
+  s.u_row = s.channels;
+  s.u_direction = shared ? 0 : plane;
+  s.u_batch = shared ? plane : s.directions * plane;
   s.proj_direction = s.rank + 2 * s.states;
   s.proj_row = s.proj_direction * s.directions;
   s.proj_batch = s.proj_row * s.length;
@@ -108,7 +109,7 @@ Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe
 void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
              bool softplus, Array y, Maybe kept, bool reduce, int threads) {
   const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
-  const Kernels& kernel = *active;
+  const Kernels& kernel = *chosen;
   const int64_t plane = int64_t(s.length) * s.channels;
   const int blocks = (s.channels + kernel.width - 1) / kernel.width;
   const int parts = reduce ? int(y.shape(0)) : s.directions;
@@ -139,7 +140,7 @@ void backward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, 
               bool softplus, Array gy, Array kept, Array g_u, Maybe g_delta, Array g_proj, Maybe g_dt_weight, Array g_dt_bias,
               Array g_A, Array g_D, bool reduced, int threads) {
   const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
-  const Kernels& kernel = *active;
+  const Kernels& kernel = *chosen;
   const int blocks = (s.channels + kernel.width - 1) / kernel.width, groups = int(g_proj.shape(0));
   const int halves = int(g_u.shape(0));
   const int64_t rows = int64_t(s.directions) * s.channels, plane = int64_t(s.length) * s.channels;
@@ -173,7 +174,7 @@ Depthwise describe_depthwise(const Strided& x, int64_t x_row, const Array& taps,
 
 void depthwise(Strided x, int64_t x_row, Array taps, Array bias, int dilation, bool silu, Array y, int threads) {
   const Depthwise d = describe_depthwise(x, x_row, taps, bias, dilation, silu, y.data());
-  const Kernels& kernel = *active;
+  const Kernels& kernel = *chosen;
   const int band = 8, bands = (d.height + band - 1) / band;
   nb::gil_scoped_release release;
   parallel::run(d.batch * bands, threads, [&](int task) {
@@ -187,7 +188,7 @@ void depthwise_backward(Strided x, int64_t x_row, Array taps, Array bias, int di
                         Maybe scratch, Array gx, Array g_parameters, int threads) {
   const DepthwiseBackward d{describe_depthwise(x, x_row, taps, bias, dilation, silu, nullptr), gy.data(),
                             pointer<float>(scratch), (float*)gx.data(), (float*)g_parameters.data()};
-  const Kernels& kernel = *active;
+  const Kernels& kernel = *chosen;
   const int blocks = (d.forward.channels + kernel.width - 1) / kernel.width;
   nb::gil_scoped_release release;
   parallel::run(d.forward.batch * blocks, threads,
@@ -204,7 +205,7 @@ NormGate describe_norm(const Array& y, const std::optional<Strided>& z, int64_t 
 void norm_gate(Array y, std::optional<Strided> z, int64_t z_row, Array weight, Array bias, float eps, Array out,
                int threads) {
   const NormGate g = describe_norm(y, z, z_row, weight, bias, eps, out.data());
-  const Kernels& kernel = *active;
+  const Kernels& kernel = *chosen;
   const int64_t band = 512;
   nb::gil_scoped_release release;
   parallel::run(int((g.rows + band - 1) / band), threads, [&](int task) {
@@ -217,7 +218,7 @@ void norm_gate_backward(Array y, std::optional<Strided> z, int64_t z_row, Array 
                         Array g_out, Array gy, Maybe gz, Array g_parameters, int threads) {
   const NormGateBackward g{describe_norm(y, z, z_row, weight, bias, eps, nullptr), g_out.data(), gy.data(),
                            pointer<void>(gz)};
-  const Kernels& kernel = *active;
+  const Kernels& kernel = *chosen;
   const int64_t bands = int64_t(g_parameters.shape(0)), rows = g.forward.rows;
   nb::gil_scoped_release release;
   parallel::run(int(bands), threads, [&](int task) {
@@ -229,10 +230,10 @@ void norm_gate_backward(Array y, std::optional<Strided> z, int64_t z_row, Array 
 }  // namespace
 
 NB_MODULE(_cpu, m) {
-  m.def("names", &names, "Instruction sets this machine can run, best first.");
-  m.def("use", &use, "Choose an instruction set by name (tests and doctor).");
-  m.def("active", [] { return std::string(active->name); });
-  m.def("shares_openmp", [] { return parallel::find_gomp() != nullptr; });
+  m.def("instruction_sets", &instruction_sets, "Instruction sets this machine can run, best first.");
+  m.def("use_instruction_set", &use_instruction_set, "Choose one by name (tests).");
+  m.attr("MAX_STATES") = MAX_STATES;
+  m.attr("MAX_RANK") = MAX_RANK;
   m.def("kept_size", &kept_size);
   m.def("forward", &forward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
         nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg());

@@ -10,7 +10,6 @@
 namespace MAMBAIR_ISA {
 namespace {
 
-constexpr int MAX_STATES = 64, MAX_RANK = 64;
 constexpr int AHEAD = 12;  // steps of prefetch: an order may jump a row of the image at every step
 
 // Parameters of one direction for one block of channels, transposed to one vector per state or rank.

@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+constexpr int MAX_STATES = 64, MAX_RANK = 64;  // that a scan may have
+
 enum class Dtype { float32, bfloat16 };
 
 // Sequence k of image b visits `steps` positions l = orders[b, k, t] of `length`; -1 is a pad, a null table the

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mambair_cli.scan import cpu
 
-BANDS = 16  # pieces of a batch whose parameter gradients are summed apart, whatever the number of threads
+GRADIENT_BANDS = 16  # pieces of a batch whose parameter gradients are summed apart, whatever the number of threads
 
 
 def _native(x: Tensor) -> bool:
@@ -73,7 +73,7 @@ class _NormGate(torch.autograd.Function):
         y, z, weight, bias = ctx.saved_tensors
         g_out = grads[0].to(y.dtype).contiguous()
         gy, gz = torch.empty_like(y), None if z is None else torch.empty(z.shape, dtype=z.dtype)
-        g = torch.zeros(min(BANDS, y.shape[0]), 2, y.shape[1])
+        g = torch.zeros(min(GRADIENT_BANDS, y.shape[0]), 2, y.shape[1])
         cpu._cpu.norm_gate_backward(
             *(y, z, ctx.z_row, weight, bias, ctx.eps, g_out, gy, gz, g, torch.get_num_threads())
         )

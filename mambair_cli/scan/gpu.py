@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from textwrap import shorten
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakIdKeyDictionary
 
-from mambair_cli.scan import gpu_kernels, reference
+from mambair_cli.scan import reference
+from mambair_cli.scan.backend import Backend, ScanInputs
 
 CHUNK = 32  # steps per program, forward
 BACKWARD_CHUNK = 16  # a program of the backward holds twice the tiles
 BLOCK = 32  # channels per program, where it is not tuned
-LINKS = 32  # chunks that `chain` takes at once
+CHAINED = 32  # chunks that `chain` takes at once
 ROWS = 8  # positions per program of `collect`
 
 # Said explicitly since its default changes in Triton 3.10: without it every update is two instructions.
@@ -34,25 +36,40 @@ def _empty(*shape: int, like: Tensor) -> Tensor:
     return torch.empty(*shape, dtype=torch.float32, device=like.device)
 
 
-def takes(x: Tensor, states: int, rank: int = 0) -> bool:
-    """True where the kernels can run: a CUDA tensor, neither float64 nor empty; any number of states."""
-    return x.device.type == "cuda" and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and x.numel() > 0
+def _kernels() -> Any:
+    return importlib.import_module("mambair_cli.scan.gpu_kernels")  # and with it Triton, which not everybody has
+
+
+def _pieces(count: int, size: int) -> int:
+    return -(-count // size)
 
 
 @cache
-def probe(device: torch.device) -> str:
+def missing() -> str:
+    """Why the kernels cannot run here, or "". Takes seconds on a GPU: they are built and tried."""
+    if not torch.cuda.is_available():
+        return "no CUDA device"
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    try:
+        _kernels()
+    except ImportError as error:
+        return f"Triton does not load ({error})"
+    return trial(torch.device("cuda"))
+
+
+def trial(device: torch.device) -> str:
     """Why the kernels are of no use on a device, or "": builds those of the forward and checks a small scan."""
     generator = torch.Generator().manual_seed(0)
     shapes = (1, 40, 8), (1, 40, 2, 7), (2, 8, 3), (2, 8), (2, 8, 2), (2, 8)
-    x, proj, weight, bias, A, D = (torch.randn(shape, generator=generator) for shape in shapes)
+    u, proj, weight, bias, A, D = (torch.randn(shape, generator=generator) for shape in shapes)
     path = torch.arange(40, dtype=torch.int32)
-    problem = (x, proj, weight, bias, -A.exp(), D, torch.stack([path, path.flip(0)]))
+    small = ScanInputs(u, None, proj, weight, bias, -A.exp(), D, torch.stack([path, path.flip(0)]), True, True)
     try:
-        x, proj, weight, bias, A, D, orders = (t.to(device) for t in problem)
-        y = ordered_scan(x, proj, weight, bias, A, D, orders).cpu()
+        y = scan(small.each(lambda t: t.to(device))).cpu()
     except Exception as error:  # anything that a compiler or a driver may throw; the reason is passed on
         return f"its kernels do not run ({type(error).__name__}: {shorten(str(error), 200)})"
-    wrong = (y - reference.ordered_scan(*problem)).abs().max().item()
+    wrong = (y - reference.scan(small)).abs().max().item()
     return "" if wrong < 1e-3 else f"its kernels are off by {wrong:.1g} on this device"
 
 
@@ -69,10 +86,10 @@ class _Path:
         return self.images * self.sizes["K"]
 
     def chunks(self, chunk: int) -> int:
-        return triton.cdiv(self.sizes["T"], chunk)
+        return _pieces(self.sizes["T"], chunk)
 
     def grid(self, chunk: int) -> Callable[[dict[str, int]], tuple[int, int]]:
-        return lambda meta: (self.chunks(chunk) * triton.cdiv(self.sizes["D"], meta["BLOCK"]), self.paths)
+        return lambda meta: (self.chunks(chunk) * _pieces(self.sizes["D"], meta["BLOCK"]), self.paths)
 
     def per_direction(self, t: Tensor) -> bool:
         """True for (B, K, L, D), False for a (B, [1,] L, D) that all directions share."""
@@ -88,13 +105,13 @@ class _Path:
         states = _empty(self.paths, chunks, N, D, like=source)
         if spans is None:
             spans = _empty(self.paths, chunks, D, like=source)
-        gpu_kernels.chunk_ends[self.grid(chunk)](
+        _kernels().chunk_ends[self.grid(chunk)](
             *(source, *self.inputs, states, spans),
             **dict(**self.sizes, **FUSED, PER_K=self.per_direction(source), REVERSE=reverse, CHUNK=chunk),
         )
-        gpu_kernels.chain[(N * triton.cdiv(D, BLOCK), self.paths)](
+        _kernels().chain[(N * _pieces(D, BLOCK), self.paths)](
             *(states, spans, self.inputs[4], chunks, K, D),
-            **dict(N=N, REVERSE=reverse, CHUNK=LINKS, BLOCK=BLOCK, **ONE_WARP),
+            **dict(N=N, REVERSE=reverse, CHUNK=CHAINED, BLOCK=BLOCK, **ONE_WARP),
         )
         return states, spans
 
@@ -120,7 +137,7 @@ def _collect(steps: Tensor, inverse: Inverse, images: int, group: int, dtype: to
     parts, paths, T, D = steps.shape
     K, length = paths // images, starts.shape[-1] - 1
     out = torch.empty(images, K // group, length, D, dtype=dtype, device=steps.device)
-    gpu_kernels.collect[(triton.cdiv(length, ROWS) * triton.cdiv(D, BLOCK), paths // group)](
+    _kernels().collect[(_pieces(length, ROWS) * _pieces(D, BLOCK), paths // group)](
         *(steps, visits, starts, out, parts, group, length, T, K, D),
         **dict(PER_IMAGE=visits.dim() == 3, ROWS=ROWS, BLOCK=BLOCK, **ONE_WARP),
     )
@@ -128,49 +145,31 @@ def _collect(steps: Tensor, inverse: Inverse, images: int, group: int, dtype: to
 
 
 class _Scan(torch.autograd.Function):
-    """u, delta (B, K, L, D), or u (B, L, D) and no delta; proj (B, L, K, R+2N); the parameters of `ordered_scan`.
-
-    Returns (B, K, L, D) or, with `reduce`, (B, 1, L, D).
-    """
+    """The fields of `ScanInputs`. Returns (B, K, L, D) or, with `reduce`, (B, 1, L, D)."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        u: Tensor,
-        delta: Tensor | None,
-        proj: Tensor,
-        dt_weight: Tensor | None,
-        dt_bias: Tensor | None,
-        A: Tensor,
-        D: Tensor | None,
-        orders: Tensor | None,
-        softplus: bool,
-        reduce: bool,
-    ) -> Tensor:
-        def plain(t: Tensor | None) -> Tensor | None:
-            return None if t is None else t.float().contiguous()
-
-        (K, channels, N), length = A.shape, u.shape[-2]
+    def forward(ctx: Any, *fields: Any) -> Tensor:
+        given = ScanInputs(*fields)
+        u, orders, length, skip = given.u, given.orders, given.length, given.D
+        K, channels, N = given.A.shape
         sizes = dict(
             L=length,
-            T=length if orders is None else orders.shape[-1],
+            T=given.steps,
             K=K,
             D=channels,
             N=N,
-            R=0 if dt_weight is None else dt_weight.shape[-1],
+            R=given.rank,
             PER_IMAGE=orders is not None and orders.dim() == 3,
-            SOFTPLUS=softplus,
+            SOFTPLUS=given.softplus,
         )
-        weight = None if dt_weight is None else dt_weight.transpose(1, 2)
-        delta = None if delta is None else delta.contiguous()
-        inputs = (delta, proj.contiguous(), plain(weight), plain(dt_bias), plain(A.transpose(1, 2)), orders)
-        u, skip = u.contiguous(), plain(D)
+        weight = None if given.dt_weight is None else given.dt_weight.transpose(1, 2).contiguous()
+        inputs = (given.delta, given.proj, weight, given.dt_bias, given.A.transpose(1, 2).contiguous(), orders)
         path = _Path(inputs, sizes, images=u.shape[0])
 
         states, _ = path.states(u, CHUNK)
         dtype = u.dtype if orders is None else torch.float32
         steps = torch.empty(1, path.paths, sizes["T"], channels, dtype=dtype, device=u.device)
-        gpu_kernels.outputs[path.grid(CHUNK)](
+        _kernels().outputs[path.grid(CHUNK)](
             *(u, *inputs, skip, states, steps),
             **dict(**sizes, **FUSED, PER_K=path.per_direction(u), CHUNK=CHUNK),
         )
@@ -179,7 +178,7 @@ class _Scan(torch.autograd.Function):
         ctx.sizes = sizes
         if inverse is None:
             return steps.view(path.images, K, length, channels)
-        return _collect(steps, inverse, path.images, K if reduce else 1, u.dtype)
+        return _collect(steps, inverse, path.images, K if given.reduce else 1, u.dtype)
 
     @staticmethod
     @once_differentiable
@@ -196,9 +195,9 @@ class _Scan(torch.autograd.Function):
         adjoints, _ = path.states(grad, BACKWARD_CHUNK, spans)
         g_u = _empty(1, path.paths, T, D, like=u)
         g_delta = None if delta is None else _empty(*delta.shape, like=u)
-        g_proj = _empty(triton.cdiv(D, BLOCK), path.paths, T, R + 2 * N, like=u)
+        g_proj = _empty(_pieces(D, BLOCK), path.paths, T, R + 2 * N, like=u)
         g_parameters = _empty(images, K, path.chunks(BACKWARD_CHUNK), N + R + 2, D, like=u)
-        gpu_kernels.gradients[path.grid(BACKWARD_CHUNK)({"BLOCK": BLOCK})](
+        _kernels().gradients[path.grid(BACKWARD_CHUNK)({"BLOCK": BLOCK})](
             *(u, *inputs, skip, grad, states, adjoints, g_u, g_delta, g_proj, g_parameters),
             **dict(PER_K=path.per_direction(u), GRAD_PER_K=path.per_direction(grad), **ctx.sizes),
             **dict(CHUNK=BACKWARD_CHUNK, BLOCK=BLOCK, **ONE_WARP),
@@ -219,49 +218,18 @@ class _Scan(torch.autograd.Function):
         )
 
 
-def ordered_scan(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    orders: Tensor,
-    reduce: bool = True,
-) -> Tensor:
-    """See `mambair_cli.scan.ordered_scan`. Positions outside the map count as pads: to look would stall the GPU."""
-    orders = orders.to(x.device, torch.int32).contiguous()
-    with torch.cuda.device_of(x):
-        y = _Scan.apply(x, None, proj, dt_weight, dt_bias, A, D, orders, True, reduce)
-    return y.squeeze(1) if reduce else y
+def scan(inputs: ScanInputs) -> Tensor:
+    """Positions outside the map count as pads: to look would stall the GPU."""
+    with torch.cuda.device_of(inputs.u):
+        y = _Scan.apply(*inputs)
+    return y.squeeze(1) if inputs.reduce else y
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-) -> Tensor:
-    """See `mambair_cli.scan.selective_scan`."""
-    images, rows, length = u.shape
-    K = B.shape[1] if B.dim() == 4 else 1
-
-    def channel_last(t: Tensor) -> Tensor:  # (B, K*D, L) -> (B, K, L, D)
-        return t.unflatten(1, (K, rows // K)).transpose(2, 3)
-
-    def row(t: Tensor) -> Tensor:  # (B, [K,] N, L) -> (B, L, K, N)
-        return (t if t.dim() == 4 else t.unsqueeze(1)).permute(0, 3, 1, 2)
-
-    def grouped(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t.reshape(K, rows // K)
-
-    with torch.cuda.device_of(u):
-        y = _Scan.apply(
-            *(channel_last(u), channel_last(delta), torch.cat([row(B), row(C)], dim=-1), None, grouped(delta_bias)),
-            *(A.reshape(K, rows // K, -1), grouped(D), None, delta_softplus, False),
-        )
-    return y.transpose(2, 3).reshape(images, rows, length)
+BACKEND = Backend(
+    name="triton",
+    device="cuda",
+    about="Triton kernels, NVIDIA and AMD",
+    missing=lambda: missing(),
+    takes=lambda inputs: inputs.u.dtype != torch.float64 and inputs.u.numel() > 0,
+    scan=scan,
+)

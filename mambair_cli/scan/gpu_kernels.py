@@ -254,6 +254,35 @@ def outputs(
     tl.store(y + (bk * T + t)[:, None] * D + d[None, :], total, mask=(t < T)[:, None] & in_d[None, :])
 
 
+@triton.jit
+def _state_gradients(a, own, dy, c, entering, later, i, CHUNK: tl.constexpr):
+    """One state of every step, and the gradient at it: h_t and g_t = C_t dy_t + a_{t+1} g_{t+1}.
+
+    own: what each step adds to the state. entering: the state before the chunk; later: a g of the chunk after it.
+    """
+    _, h = tl.associative_scan((a, own + tl.where((i == 0)[:, None], a * entering[None, :], 0.0)), 0, _compose)
+    g = dy * c + tl.where((i == CHUNK - 1)[:, None], later[None, :], 0.0)
+    one = tl.full(g.shape, 1.0, tl.float32)
+    _, _, g, _ = tl.associative_scan((a, a * g, g, one), 0, _compose_adjoints, reverse=True)
+    return h, g
+
+
+@triton.jit
+def _softplus_slope(x):
+    small = tl.exp(-tl.abs(x))
+    return tl.where(x > 0, 1.0, small) / (1 + small)
+
+
+@triton.jit
+def _rank_gradients(g_raw, p, weight, row, column, k, t, T, D, visited, d, R: tl.constexpr):
+    """From the gradient of the time steps before the softplus to those of the low rank and of W, stored."""
+    for r in range(R):
+        low = tl.load(p + r, mask=visited, other=0.0).to(tl.float32)
+        w = tl.load(weight + (k * R + r) * D + d, mask=d < D, other=0.0)
+        tl.store(column + r, tl.sum(g_raw * w[None, :], 1), mask=t < T)
+        tl.store(row + r * D, tl.sum(g_raw * low[:, None], 0), mask=d < D)
+
+
 @kernel
 def gradients(
     u,
@@ -284,10 +313,7 @@ def gradients(
     CHUNK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The gradients of every step and, per chunk, of the parameters. Grid (chunks * blocks, B * K).
-
-    With g_t the gradient at h_t: g_t = C_t dy_t + a_{t+1} g_{t+1}.
-    """
+    """The gradients of every step and, per chunk, of the parameters. Grid (chunks * blocks, B * K)."""
     blocks = tl.cdiv(D, BLOCK)
     chunk = tl.program_id(0) // blocks
     chunks = tl.cdiv(T, CHUNK)
@@ -313,16 +339,11 @@ def gradients(
         rate = tl.load(A + (k * N + n) * D + d, mask=in_d, other=0.0)
         a = tl.exp2(dt * (rate * LOG2E)[None, :])
         b = tl.load(p + R + n).to(tl.float32)[:, None]
+        c = tl.load(p + R + N + n).to(tl.float32)[:, None]
         entering = tl.load(states + ((at - 1) * N + n) * D + d, mask=d < tl.where(chunk > 0, D, 0), other=0.0)
-        own = dt * x * b
-        _, h = tl.associative_scan((a, own + tl.where((i == 0)[:, None], a * entering[None, :], 0.0)), 0, _compose)
-
         later = tl.load(adjoints + ((at + 1) * N + n) * D + d, mask=d < tl.where(chunk + 1 < chunks, D, 0), other=0.0)
-        g = dy * tl.load(p + R + N + n).to(tl.float32)[:, None]
-        g += tl.where((i == CHUNK - 1)[:, None], later[None, :], 0.0)
-        one = tl.full([CHUNK, BLOCK], 1.0, tl.float32)
-        _, _, g, _ = tl.associative_scan((a, a * g, g, one), 0, _compose_adjoints, reverse=True)
-
+        own = dt * x * b
+        h, g = _state_gradients(a, own, dy, c, entering, later, i, CHUNK)
         carried = g * (h - own)
         over_b += g * b
         over_a += carried * rate[None, :]
@@ -338,15 +359,10 @@ def gradients(
     tl.store(g_u + steps, g_x, mask=inside)
     g_raw = over_a + x * over_b
     if SOFTPLUS:
-        small = tl.exp(-tl.abs(raw))
-        g_raw *= tl.where(raw > 0, 1.0, small) / (1 + small)
+        g_raw *= _softplus_slope(raw)
     g_raw = tl.where(inside, g_raw, 0.0)
     if g_delta is None:
-        for r in range(R):
-            low = tl.load(p + r, mask=visited, other=0.0).to(tl.float32)
-            w = tl.load(weight + (k * R + r) * D + d, mask=in_d, other=0.0)
-            tl.store(column + r, tl.sum(g_raw * w[None, :], 1), mask=t < T)
-            tl.store(row + (N + r) * D, tl.sum(g_raw * low[:, None], 0), mask=in_d)
+        _rank_gradients(g_raw, p, weight, row + N * D, column, k, t, T, D, visited, d, R)
     else:
         tl.store(g_delta + steps, g_raw, mask=inside)
     tl.store(row + (N + R) * D, tl.sum(g_raw, 0), mask=in_d)

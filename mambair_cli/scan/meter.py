@@ -1,4 +1,4 @@
-"""What a run spent in the scan: for `mambair bench --speed`, and nothing on the way of anybody else."""
+"""What a run spent in the scan: for `mambair speed`, and nothing on the way of anybody else."""
 
 from __future__ import annotations
 

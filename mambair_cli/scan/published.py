@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mambair_cli.scan.reference import bring_back, follow
+from mambair_cli.scan import reference
+from mambair_cli.scan.backend import Backend, ScanInputs
 
 MAX_STATES = 256
 
@@ -32,11 +33,6 @@ def missing() -> str:
 
 def _kernel() -> Any:
     return importlib.import_module("selective_scan_cuda")
-
-
-def takes(x: Tensor, states: int, rank: int = 0) -> bool:
-    """True where the kernel can run: a CUDA tensor of a dtype and a number of states that it was written for."""
-    return x.device.type == "cuda" and x.dtype != torch.float64 and x.numel() > 0 and states <= MAX_STATES
 
 
 class _Scan(torch.autograd.Function):
@@ -71,43 +67,20 @@ class _Scan(torch.autograd.Function):
         return g_u, g_delta, g_A, g_B.to(B.dtype), g_C.to(C.dtype), *optional, None
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-) -> Tensor:
-    """See `mambair_cli.scan.selective_scan`. In float32: the kernel would round the time steps to half as well."""
-
-    def plain(t: Tensor | None) -> Tensor | None:
-        return None if t is None else t.float().contiguous()
-
-    B, C = (t if t.dim() == 4 else t.unsqueeze(1) for t in (B, C))
-    return _Scan.apply(*map(plain, (u, delta, A, B, C, D, delta_bias)), delta_softplus).to(u.dtype)
+def scan(inputs: ScanInputs) -> Tensor:
+    """In float32: the kernel would round the time steps to half as well."""
+    lead = inputs.A.shape[:2]
+    u, delta, B, C = (t.transpose(2, 3).contiguous() for t in reference.sequences(inputs))
+    D, bias = (None if t is None else t.flatten() for t in (inputs.D, inputs.dt_bias))
+    y = _Scan.apply(u.flatten(1, 2), delta.flatten(1, 2), inputs.A.flatten(0, 1), B, C, D, bias, inputs.softplus)
+    return reference.bring_back(y.unflatten(1, lead).transpose(2, 3), inputs)
 
 
-def ordered_scan(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    orders: Tensor,
-    reduce: bool = True,
-) -> Tensor:
-    """See `mambair_cli.scan.ordered_scan`. Materialises the K sequences, as the published networks do."""
-    (batch, length, channels), (directions, _, rank) = x.shape, dt_weight.shape
-    orders = orders.to(x.device).expand(batch, *orders.shape[-2:])  # (batch, K, T)
-    u = follow(x.float().unsqueeze(1).expand(-1, directions, -1, -1), orders)
-    low, B, C = follow(proj.float().transpose(1, 2), orders).split([rank, A.shape[-1], A.shape[-1]], dim=-1)
-    delta = low @ dt_weight.float().transpose(1, 2)
-    u, delta = (t.transpose(2, 3).flatten(1, 2) for t in (u, delta))  # (batch, K*D, T)
-    B, C = B.transpose(2, 3), C.transpose(2, 3)
-    y = selective_scan(u, delta, A.flatten(0, 1), B, C, D.flatten(), dt_bias.flatten(), True)
-    y = y.unflatten(1, (directions, channels)).transpose(2, 3)
-    return bring_back(y, orders, length, reduce).to(x.dtype)
+BACKEND = Backend(
+    name="mamba_ssm",
+    device="cuda",
+    about="the published CUDA kernel",
+    missing=lambda: missing(),
+    takes=lambda inputs: inputs.u.dtype != torch.float64 and inputs.u.numel() > 0 and inputs.states <= MAX_STATES,
+    scan=scan,
+)

@@ -14,12 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mambair_cli.scan.backend import Backend, ScanInputs
+
 CHUNK = 128  # steps per chunk: bounds the (chunk, B, K, D, N) state history
-
-
-def _state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 state whatever the input, except that float64 stays float64 (it is the tests' truth)."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def scan_sequences(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
@@ -44,79 +41,68 @@ def scan_sequences(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Te
     return torch.cat(ys) if ys else torch.zeros_like(u)
 
 
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-) -> Tensor:
-    """See `mambair_cli.scan.selective_scan`."""
-    batch, rows, length = u.shape
-    groups = B.shape[1] if B.dim() == 4 else 1
-    dtype = _state_dtype(u.dtype)
-    dt = delta.to(dtype)
-    if delta_bias is not None:
-        dt = dt + delta_bias.to(dtype)[:, None]
-    if delta_softplus:
-        dt = F.softplus(dt)
-
-    def rows_first(t: Tensor) -> Tensor:  # (batch, K*D, L) -> (L, batch, K, D)
-        return t.to(dtype).permute(2, 0, 1).reshape(length, batch, groups, rows // groups)
-
-    def groups_first(t: Tensor) -> Tensor:  # (batch, [K,] N, L) -> (L, batch, K, N)
-        t = t if t.dim() == 4 else t.unsqueeze(1)
-        return t.to(dtype).permute(3, 0, 1, 2)
-
-    A = A.to(dtype).reshape(groups, rows // groups, -1)
-    y = scan_sequences(rows_first(u), rows_first(dt), A, groups_first(B), groups_first(C))
-    y = y.reshape(length, batch, rows).permute(1, 2, 0)
-    if D is not None:
-        y = y + D.to(dtype)[:, None] * u.to(dtype)
-    return y.to(u.dtype)
-
-
 def follow(source: Tensor, orders: Tensor) -> Tensor:
     """What each path finds on its way, zeros at pads: (B, K, L, F), orders (B, K, T) -> (B, K, T, F)."""
     index = orders.clamp(min=0).long().unsqueeze(-1).expand(-1, -1, -1, source.shape[-1])
     return source.gather(2, index) * (orders >= 0).unsqueeze(-1)
 
 
-def bring_back(y: Tensor, orders: Tensor, length: int, reduce: bool) -> Tensor:
-    """(B, K, T, D) added up at the positions that the steps visited: (B, K, L, D), or summed over K (B, L, D)."""
+def sequences(inputs: ScanInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every path as a sequence of its own, in the type of the parameters: u and the time steps before bias and
+    softplus (B, K, T, D), B and C (B, K, T, N).
+
+    K copies of everything, as the published networks make them; the kernels do without.
+    """
+    dtype, (directions, _, states) = inputs.A.dtype, inputs.A.shape
+    u, proj = inputs.u.to(dtype), inputs.proj.to(dtype).transpose(1, 2)
+    delta = None if inputs.delta is None else inputs.delta.to(dtype)
+    if u.dim() == 3:
+        u = u.unsqueeze(1).expand(-1, directions, -1, -1)
+    if inputs.orders is not None:
+        orders = inputs.orders.expand(u.shape[0], *inputs.orders.shape[-2:])
+        u, proj = follow(u, orders), follow(proj, orders)
+    low, B, C = proj.split([inputs.rank, states, states], dim=-1)
+    if delta is None:
+        assert inputs.dt_weight is not None
+        delta = low @ inputs.dt_weight.transpose(1, 2)
+    return u, delta, B, C
+
+
+def bring_back(y: Tensor, inputs: ScanInputs) -> Tensor:
+    """The steps of `sequences`, (B, K, T, D), added up at the positions that they visited; the type of `inputs.u`."""
+    if inputs.orders is None:
+        return y.to(inputs.u.dtype)
+    orders = inputs.orders.expand(y.shape[0], *inputs.orders.shape[-2:])
     y = y * (orders >= 0).unsqueeze(-1)
     orders = orders.clamp(min=0).long()
-    if reduce:
+    if inputs.reduce:
         y, orders = y.flatten(1, 2).unsqueeze(1), orders.flatten(1, 2).unsqueeze(1)
-    out = y.new_zeros(*y.shape[:2], length, y.shape[-1])
+    out = y.new_zeros(*y.shape[:2], inputs.length, y.shape[-1])
     out = out.scatter_add(2, orders.unsqueeze(-1).expand_as(y), y)
-    return out.squeeze(1) if reduce else out
+    return (out.squeeze(1) if inputs.reduce else out).to(inputs.u.dtype)
 
 
-def ordered_scan(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    orders: Tensor,
-    reduce: bool = True,
-) -> Tensor:
-    """See `mambair_cli.scan.ordered_scan`. Materialises the K sequences; the kernels do not."""
-    length, states, rank = x.shape[1], A.shape[-1], dt_weight.shape[-1]
-    dtype = _state_dtype(x.dtype)
-    orders = orders.expand(x.shape[0], *orders.shape[-2:])  # (batch, K, T)
-    u = follow(x.to(dtype).unsqueeze(1).expand(-1, orders.shape[1], -1, -1), orders)
-    low, B, C = follow(proj.to(dtype).transpose(1, 2), orders).split([rank, states, states], dim=-1)
-    dt = F.softplus(low @ dt_weight.to(dtype).transpose(1, 2) + dt_bias.to(dtype)[:, None])
+def scan(inputs: ScanInputs) -> Tensor:
+    u, dt, B, C = sequences(inputs)
+    if inputs.dt_bias is not None:
+        dt = dt + inputs.dt_bias[:, None]
+    if inputs.softplus:
+        dt = F.softplus(dt)
 
     def time_first(t: Tensor) -> Tensor:
         return t.permute(2, 0, 1, 3)
 
-    y = scan_sequences(time_first(u), time_first(dt), A.to(dtype), time_first(B), time_first(C))
-    y = y.permute(1, 2, 0, 3) + D.to(dtype)[:, None] * u  # (batch, K, T, D)
-    return bring_back(y, orders, length, reduce).to(x.dtype)
+    y = scan_sequences(time_first(u), time_first(dt), inputs.A, time_first(B), time_first(C)).permute(1, 2, 0, 3)
+    if inputs.D is not None:
+        y = y + inputs.D[:, None] * u
+    return bring_back(y, inputs)
+
+
+BACKEND = Backend(
+    name="torch",
+    device=None,
+    about="plain PyTorch, any device, slow",
+    missing=lambda: "",
+    takes=lambda inputs: True,
+    scan=scan,
+)

@@ -1,0 +1,97 @@
+"""What a back end of the scan is: one record, and the inputs that each gets.
+
+A new back end is one file that ends with its `Backend`, and one line in `mambair_cli.scan.BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+HALVES = (torch.float16, torch.bfloat16)
+
+
+class ScanInputs(NamedTuple):
+    """One scan in the one layout that all back ends take; see `mambair_cli.scan.ordered_scan` for what it means.
+
+    B images, K paths (directions), L positions, T steps, D channels, N states, R the rank of the time steps. All are
+    contiguous and on one device. u, delta and proj are of one floating type; the parameters are float32 (float64
+    where u is); orders are int32.
+    """
+
+    u: Tensor  # (B, L, D), shared by the paths, or (B, K, L, D)
+    delta: (
+        Tensor | None
+    )  # like u: the time steps before bias and softplus; None: dt_weight times the low rank in proj
+    proj: Tensor  # (B, L, K, R + 2N): [low rank | B | C]
+    dt_weight: Tensor | None  # (K, D, R); None where delta is given, and R is 0
+    dt_bias: Tensor | None  # (K, D)
+    A: Tensor  # (K, D, N), negative
+    D: Tensor | None  # (K, D)
+    orders: Tensor | None  # (K, T) or (B, K, T); None: the positions one after another, and `reduce` is False
+    softplus: bool
+    reduce: bool  # True: y (B, L, D), summed over the paths; False: (B, K, L, D)
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.dt_weight is None else self.dt_weight.shape[-1]
+
+    @property
+    def states(self) -> int:
+        return self.A.shape[-1]
+
+    @property
+    def length(self) -> int:
+        return self.u.shape[-2]
+
+    @property
+    def steps(self) -> int:
+        return self.length if self.orders is None else self.orders.shape[-1]
+
+    @property
+    def updates(self) -> int:
+        """State updates, one exponential each."""
+        return self.u.shape[0] * self.steps * self.A.numel()
+
+    @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """All but the two flags, in order."""
+        return self[:8]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> ScanInputs:
+        """With every tensor changed."""
+        changed: list[Any] = [None if t is None else change(t) for t in self.tensors]
+        return ScanInputs(*[*changed, self.softplus, self.reduce])
+
+    def laid_out(self) -> ScanInputs:
+        """Contiguous and of the types above; differentiable."""
+        kind = self.u.dtype
+        parameter = torch.float64 if kind == torch.float64 else torch.float32
+
+        def as_type(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+            return None if t is None else t.to(dtype).contiguous()
+
+        orders = None if self.orders is None else self.orders.to(self.u.device, torch.int32).contiguous()
+        A = self.A.to(parameter).contiguous()
+        dt_weight, dt_bias, D = (as_type(t, parameter) for t in (self.dt_weight, self.dt_bias, self.D))
+        u, proj = self.u.contiguous(), self.proj.to(kind).contiguous()
+        return ScanInputs(
+            u, as_type(self.delta, kind), proj, dt_weight, dt_bias, A, D, orders, self.softplus, self.reduce
+        )
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to run the scan."""
+
+    name: str  # as in MAMBAIR_SCAN
+    device: str | None  # type of the devices that it runs on; None: any
+    about: str  # what it is, in a line
+    missing: Callable[[], str]  # why it cannot run here, or ""
+    takes: Callable[[ScanInputs], bool]  # whether it was written for such inputs, on a device of its type
+    scan: Callable[[ScanInputs], Tensor]  # differentiable; y is of the type of u
+    hint: str = ""  # how to get it, where it is missing

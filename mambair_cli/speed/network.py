@@ -1,0 +1,98 @@
+"""One network on one size of picture: how fast it is, and how fast it could be.
+
+The **floor** of a network is what its arithmetic would cost if nothing else did: its state updates at the rate at
+which `torch.exp` runs on cached data, plus its multiply-accumulates at the rate of a large float32 matrix product,
+both measured in the same run. A ratio `time / floor` can be compared between machines; seconds cannot.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mambair_cli.scan.meter import metered
+from mambair_cli.speed.machine import Rates, median_seconds, peak_memory
+
+
+@dataclass(frozen=True)
+class NetworkSpeed:
+    """One network on one size. Rates in megapixels of input and output; memory in bytes, at its peak.
+
+    `backward`: seconds of the gradients of all weights, and `backward_ratio` that to the forward which kept what they
+    need; both None unless asked for.
+    """
+
+    model: str
+    size: tuple[int, int]
+    seconds: float
+    input_mp_per_s: float
+    output_mp_per_s: float
+    peak_memory: int
+    scan_share: float
+    updates: int
+    macs: int
+    floor: float
+    ratio: float
+    backward: float | None = None
+    backward_ratio: float | None = None
+
+
+def measure_network(
+    name: str, network: nn.Module, channels: int, size: tuple[int, int], rates: Rates, backward: bool = False
+) -> NetworkSpeed:
+    """Time one network on one LQ size (height, width) against its floor; with `backward` its training too."""
+    device = next(network.parameters()).device
+    network.requires_grad_(False)  # the counter trips over weights that are handed from one module to another
+    x = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.inference_mode():
+        with FlopCounterMode(display=False) as flops, metered() as count:
+            y = network(x)
+        with peak_memory(device) as peak:
+            seconds = median_seconds(lambda: network(x), device)
+        begin = time.perf_counter()
+        with metered() as share:
+            network(x)
+        metered_seconds = time.perf_counter() - begin
+    macs = flops.get_total_flops() // 2
+    floor = count.updates / rates.exps + macs / rates.macs
+    pixels_in, pixels_out = size[0] * size[1], y.shape[-2] * y.shape[-1]
+    there, back = _training_seconds(network, x) if backward else (None, None)
+    return NetworkSpeed(
+        model=name,
+        size=size,
+        seconds=seconds,
+        input_mp_per_s=pixels_in / 1e6 / seconds,
+        output_mp_per_s=pixels_out / 1e6 / seconds,
+        peak_memory=peak[0],
+        scan_share=share.seconds / metered_seconds,
+        updates=count.updates,
+        macs=macs,
+        floor=floor,
+        ratio=seconds / floor,
+        backward=back,
+        backward_ratio=back / there if back and there else None,
+    )
+
+
+def _training_seconds(network: nn.Module, x: Tensor) -> tuple[float, float]:
+    """Median seconds of the forward that autograd follows, and of the backward, taken turn about."""
+    losses: list[Tensor] = []
+    network.requires_grad_()
+
+    def forward() -> None:
+        losses[:] = [network(x).mean()]
+
+    def backward() -> None:
+        network.zero_grad(set_to_none=True)
+        losses[0].backward(retain_graph=True)
+
+    there, back = [], []
+    for _ in range(3):
+        there.append(median_seconds(forward, x.device))
+        back.append(median_seconds(backward, x.device))
+    return statistics.median(there), statistics.median(back)
