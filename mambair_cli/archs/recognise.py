@@ -108,6 +108,8 @@ def _head(shapes: Shapes) -> dict[str, object]:
         if steps == 1:
             outputs, inputs = shapes["upsample.0.weight"][:2]
             upscale = math.isqrt(outputs // inputs)
+    elif "enlarge.before.weight" in shapes:
+        upsampler, upscale = "nearest+conv-light", 2 * _count(shapes, r"enlarge\.up\.(\d+)\.")
     elif "upsample.0.weight" in shapes:
         upsampler, upscale = "pixelshuffledirect", math.isqrt(shapes["upsample.0.weight"][0] // in_chans)
     else:
