@@ -42,7 +42,8 @@ class Discriminator(nn.Module):
         self.last = nn.Conv2d(2 * width, 1, 3, padding=1)
 
     def forward(self, picture: Tensor, enlarged: Tensor) -> Features:
-        full = F.leaky_relu(self.first(torch.cat([picture, enlarged], dim=1)), 0.2)
+        both = torch.cat([picture, enlarged], dim=1).contiguous(memory_format=torch.channels_last)
+        full = F.leaky_relu(self.first(both), 0.2)
         half = F.leaky_relu(self.halved(full), 0.2)
         quarter = F.leaky_relu(self.quartered(half), 0.2)
         deep = F.leaky_relu(self.deep(quarter), 0.2)
@@ -61,6 +62,7 @@ class Rival:
     @classmethod
     def fresh(cls, table: Adversarial, device: torch.device) -> Rival:
         network = Discriminator(table.width).to(device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(table, network, torch.optim.Adam(network.parameters(), table.rate, (0.0, 0.99)))
 
     def learn(
