@@ -59,6 +59,19 @@ def ssim(restored: Array, truth: Array, *, channel: Channel = "y", crop: int = 0
     return float(np.mean(similarity / ((mean_a**2 + mean_b**2 + c1) * (energy + c2))))
 
 
+def gradient_kept(result: Array, truth: Array, *, crop: int = 0) -> float:
+    """Mean gradient magnitude of the result's Y over the truth's: below 1 is blurrier, above 1 sharper or noisier.
+
+    Central differences inside the picture, 1 for no blur at all, `crop` pixels left out on every side. Infinite where
+    the truth is flat and the result is not. Raises ValueError as `psnr` does, and under 3x3 pixels.
+    """
+    a, b = (plane[..., 0] for plane in _planes(result, truth, "y", crop, False))
+    if min(a.shape) < 3:
+        raise ValueError(f"gradients need 3x3 pixels after the crop, here are {a.shape[1]}x{a.shape[0]}")
+    ours, theirs = (float(np.mean(np.hypot(p[1:-1, 2:] - p[1:-1, :-2], p[2:, 1:-1] - p[:-2, 1:-1]))) for p in (a, b))
+    return ours / theirs if theirs else (1.0 if ours == theirs else math.inf)
+
+
 def _planes(restored: Array, truth: Array, channel: Channel, crop: int, round_luma: bool) -> tuple[Array, Array]:
     """Both pictures as float64 (h, w, c), in the channel of the protocol and without the border."""
     if restored.shape != truth.shape:

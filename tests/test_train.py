@@ -15,17 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import skimage.data
 import torch
 from helpers.commands import Mambair, mambair
+from helpers.training import brief, crops, weights
 from PIL import Image
 
 from mambair_cli import archs, degradations
 from mambair_cli.errors import MambairError, Unavailable, UsageError
 from mambair_cli.models import checkpoints
-from mambair_cli.train import curve, data, init, loop, recipe
+from mambair_cli.train import curve, data, init, loop, pictures, recipe
 from mambair_cli.train.export import export
-from mambair_cli.train.recipe import Recipe, Teacher
+from mambair_cli.train.pictures import Folders
+from mambair_cli.train.recipe import Teacher
+from mambair_cli.train.state import State
 from mambair_cli.train.train import Options, train
 
 
@@ -36,30 +38,7 @@ def run(capfdbinary: pytest.CaptureFixture[bytes]) -> Mambair:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four crops of each of three photographs."""
-    folder = tmp_path_factory.mktemp("photos")
-    for name in ("astronaut", "chelsea", "coffee"):
-        picture = getattr(skimage.data, name)()
-        for i, (y, x) in enumerate(((0, 80), (0, 230), (150, 80), (150, 230)), 1):
-            Image.fromarray(picture[y : y + 146, x : x + 150]).save(folder / f"{name}_s{i:03}.png")
-    return folder
-
-
-def brief(name: str = "brief", **changes: Any) -> Recipe:
-    """The smoke recipe, over after 8 iterations; the other arguments replace values of its tables."""
-    smoke = recipe.load("smoke")
-    values = {"iterations": 8, "every": 4, **changes}
-
-    def changed(table: Any) -> Any:
-        return replace(table, **{key: value for key, value in values.items() if hasattr(table, key)})
-
-    parts = {part: changed(getattr(smoke, part)) for part in ("data", "training", "validation")}
-    return changed(replace(smoke, name=name, **parts))
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    content = torch.load(folder / "checkpoint.pt", weights_only=True)
-    return {**content["average"], **{f"raw.{name}": tensor for name, tensor in content["network"].items()}}
+    return crops(tmp_path_factory.mktemp("photos"))
 
 
 def test_smoke_recipe_learns_and_its_model_runs(photos: Path, tmp_path: Path, run: Mambair) -> None:
@@ -90,12 +69,14 @@ def test_smoke_recipe_learns_and_its_model_runs(photos: Path, tmp_path: Path, ru
 def test_interrupted_and_resumed_equals_uninterrupted(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, parts = (Options((photos,), tmp_path / name, device="cpu", workers=0) for name in ("whole", "parts"))
+    whole, parts = (
+        Options(Folders((photos,)), tmp_path / name, device="cpu", workers=0) for name in ("whole", "parts")
+    )
     train(brief(), whole)
 
     step = loop.step
 
-    def interrupted(state: loop.State, *rest: Any) -> float:
+    def interrupted(state: State, *rest: Any) -> float:
         if state.iteration == 5:
             signal.raise_signal(signal.SIGINT)
         return step(state, *rest)
@@ -123,7 +104,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 def test_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = Options((photos,), tmp_path, device="cpu", workers=0)
+    options = Options(Folders((photos,)), tmp_path, device="cpu", workers=0)
     batch = data.Batches.__getitem__
 
     def spoiled(batches: data.Batches, iteration: int) -> tuple[torch.Tensor, ...]:
@@ -142,12 +123,12 @@ def test_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint
 
 def test_weights_that_run_away_are_not_saved(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(MambairError, match="became"):
-        train(brief(rate=1e30, every=1), Options((photos,), tmp_path, device="cpu", workers=0))
+        train(brief(rate=1e30, every=1), Options(Folders((photos,)), tmp_path, device="cpu", workers=0))
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
 def test_time_ends_the_run_and_the_schedule_with_it(photos: Path, tmp_path: Path) -> None:
-    options = Options((photos,), tmp_path, device="cpu", workers=0, minutes=0.01)
+    options = Options(Folders((photos,)), tmp_path, device="cpu", workers=0, minutes=0.01)
     train(brief(iterations=10**9, every=10**9), options)
     (row,) = csv.DictReader((tmp_path / "log.csv").open())
     assert float(row["seconds"]) >= 0.6
@@ -168,14 +149,16 @@ def test_names_need_not_be_utf8(photos: Path, tmp_path: Path) -> None:
             (tmp_path / "photos" / os.fsdecode(b"caf\xe9%d.png" % number)).write_bytes(picture.read_bytes())
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
-    model = train(brief(iterations=1), Options((tmp_path / "photos",), tmp_path / "run", device="cpu", workers=0))
+    model = train(
+        brief(iterations=1), Options(Folders((tmp_path / "photos",)), tmp_path / "run", device="cpu", workers=0)
+    )
     held_out = json.loads(model.with_suffix(".json").read_text())["data"]["validation"]
     assert len(held_out) == 2
     assert all((tmp_path / "photos" / name).exists() for name in held_out)
 
 
 def test_resume_refuses_what_is_not_the_same_run(photos: Path, tmp_path: Path) -> None:
-    options = Options((photos,), tmp_path / "run", device="cpu", workers=0)
+    options = Options(Folders((photos,)), tmp_path / "run", device="cpu", workers=0)
     with pytest.raises(UsageError, match="Nothing to resume"):
         train(brief(), replace(options, resume=True))
     train(brief(), options)
@@ -188,7 +171,7 @@ def test_resume_refuses_what_is_not_the_same_run(photos: Path, tmp_path: Path) -
 
 
 def test_init_takes_over_all_but_the_head_of_another_scale(photos: Path, tmp_path: Path, run: Mambair) -> None:
-    options = Options((photos,), tmp_path / "x2", device="cpu", workers=0)
+    options = Options(Folders((photos,)), tmp_path / "x2", device="cpu", workers=0)
     x2 = train(brief("x2"), options)
     state = checkpoints.read(x2)
     arch, kwargs = brief(scale=3).arguments()
@@ -204,7 +187,7 @@ def test_init_takes_over_all_but_the_head_of_another_scale(photos: Path, tmp_pat
 
 
 def test_a_teacher_is_imitated(photos: Path, tmp_path: Path) -> None:
-    options = Options((photos,), tmp_path / "teacher", device="cpu", workers=0)
+    options = Options(Folders((photos,)), tmp_path / "teacher", device="cpu", workers=0)
     model = train(brief("teacher"), options)
     pupil = replace(brief("pupil"), teacher=Teacher(str(model), 1.0))
     train(pupil, replace(options, out=tmp_path / "pupil"))
@@ -240,9 +223,9 @@ def test_recipes_of_the_package(name: str, photos: Path) -> None:
     arch, kwargs = of.arguments()
     archs.build(arch, **kwargs)
     of = replace(of, data=replace(of.data, patch=20, batch=4))
-    pictures = data.decode(sorted(photos.iterdir())[:2], data.smallest_side(of))
-    small = data.downscaled(pictures, of.scale) if of.data.degradation == "bicubic" else []
-    lq, hq = data.Batches(of, pictures, small)[3]
+    clean = pictures.decode(sorted(photos.iterdir())[:2], data.smallest_side(of))
+    small = pictures.downscaled(clean, of.scale) if of.data.degradation == "bicubic" else []
+    lq, hq = data.Batches(of, clean, small)[3]
     assert lq.shape == (4, 3, 20, 20)
     assert hq.shape == (4, 3, 20 * of.scale, 20 * of.scale)
     assert lq.dtype == hq.dtype == torch.float32
@@ -254,7 +237,7 @@ def test_recipes_of_the_package(name: str, photos: Path) -> None:
 
 def test_samples_depend_on_seed_and_iteration_only(photos: Path) -> None:
     of = replace(recipe.load("denoise"), data=replace(recipe.load("denoise").data, patch=16, batch=2))
-    batches = data.Batches(of, data.decode(sorted(photos.iterdir()), 16))
+    batches = data.Batches(of, pictures.decode(sorted(photos.iterdir()), 16))
     alone, helped = (batches.loader(5, workers) for workers in (0, 2))
     for number in range(5, 8):
         expected = batches[number]
@@ -265,8 +248,8 @@ def test_samples_depend_on_seed_and_iteration_only(photos: Path) -> None:
 
 def test_bicubic_samples_are_cut_from_the_picture_downscaled_whole(photos: Path) -> None:
     of = replace(brief(scale=3), data=replace(brief().data, patch=8, batch=16))
-    pictures = data.decode(sorted(photos.iterdir()), 24)
-    lq, hq = data.Batches(of, pictures, data.downscaled(pictures, 3))[0]
+    clean = pictures.decode(sorted(photos.iterdir()), 24)
+    lq, hq = data.Batches(of, clean, pictures.downscaled(clean, 3))[0]
     for small, large in zip(lq, hq, strict=True):
         whole = degradations.downscale((large * 255).round().byte().permute(1, 2, 0).numpy(), 3)
         inside = (slice(None), slice(2, -2), slice(2, -2))  # the filter reaches two pixels
@@ -277,21 +260,21 @@ def test_bicubic_samples_are_cut_from_the_picture_downscaled_whole(photos: Path)
 def test_crops_of_an_original_stay_together(tmp_path: Path) -> None:
     for shade, name in enumerate(("a_s001", "a_s002", "b_s001", "b_s002", "c", "IMG_0001", "IMG_0002")):
         Image.new("L", (8, 8), shade).save(tmp_path / f"{name}.png")
-    found = data.find([tmp_path], [], held_out=3)
+    found = pictures.find(Folders((tmp_path,)), 1, held_out=3)
     kept, training = ({path.stem.split("_s0")[0] for path in paths} for paths in (found.validation, found.training))
     assert len(found.validation) == len(kept) == 3
     assert kept | training == {"a", "b", "c", "IMG_0001", "IMG_0002"}
     assert not kept & training
-    assert data.find([tmp_path], [], held_out=3) == found
+    assert pictures.find(Folders((tmp_path,)), 1, held_out=3) == found
 
     pairs = [{"file": path.name, "original": path.stem[0]} for path in tmp_path.iterdir()]
     (tmp_path / "manifest.json").write_text(json.dumps(pairs))
-    assert len(data.find([tmp_path], [], held_out=3).training) == 2
+    assert len(pictures.find(Folders((tmp_path,)), 1, held_out=3).training) == 2
     Image.new("L", (8, 8), 200).save(tmp_path / "c.png")
-    assert data.find([tmp_path], [], held_out=3).sha256 != found.sha256
+    assert pictures.find(Folders((tmp_path,)), 1, held_out=3).sha256 != found.sha256
     with pytest.raises(Unavailable, match="0 pictures to train on"):
-        data.find([tmp_path], [], held_out=4)
-    assert len(data.find([tmp_path], [tmp_path], held_out=4).training) == 7
+        pictures.find(Folders((tmp_path,)), 1, held_out=4)
+    assert len(pictures.find(Folders((tmp_path,), validation=(tmp_path,)), 1, held_out=4).training) == 7
 
 
 def test_pictures_that_cannot_be_used_are_named(photos: Path, tmp_path: Path, run: Mambair) -> None:

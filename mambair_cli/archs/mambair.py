@@ -68,7 +68,7 @@ class Block(nn.Module):
 class MambaIR(Skeleton):
     """Super-resolution, Gaussian denoising and JPEG restoration. Any size from 1x1 works.
 
-    The light blocks belong to the light head: the published code decides by `upsampler="pixelshuffledirect"` alone.
+    The light blocks belong to the light heads: the published code decides by `upsampler="pixelshuffledirect"` alone.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class MambaIR(Skeleton):
         upscale: int = 2,
         upsampler: str = "",
     ) -> None:
-        light = upsampler == "pixelshuffledirect"
+        light = upsampler in ("pixelshuffledirect", "nearest+conv-light")
         groups = [
             Group(embed_dim, [Block(embed_dim, d_state, mlp_ratio, light) for _ in range(depth)]) for depth in depths
         ]

@@ -27,6 +27,7 @@ from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.images.decode import read_picture
 from mambair_cli.models import checkpoints
 from mambair_cli.models.download import download
+from mambair_cli.pairing import paired
 
 SUFFIXES = frozenset({".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 CONNECTIONS = 4  # files fetched at a time: the sets are on free hosts
@@ -149,9 +150,9 @@ def scan(folder: Path, damage: Damage) -> list[Item]:
                 f"Looked for {_listing(damage.patterns)}.",
             )
         return [Item(name, path) for name, path in zip(_names(truths), truths, strict=True)]
-    paired, problem = _paired(truths, inputs, damage.scale), f"no degraded picture for it in {inputs[0].parent}"
+    halves, problem = paired(truths, inputs, damage.scale), f"no degraded picture for it in {inputs[0].parent}"
     return [
-        Item(name, truth, paired[truth], "" if paired[truth] else problem)
+        Item(name, truth, halves[truth], "" if halves[truth] else problem)
         for name, truth in zip(_names(truths), truths, strict=True)
     ]
 
@@ -208,8 +209,8 @@ def _fetch(name: str, damage: Damage, root: Path | None, select: Selection, offl
     if not inputs and not damage.can_be_made:
         raise Unavailable(f"{name} has no pictures degraded by {damage}.", "Choose another set, or another task.")
     truths = [folder / file.place for file in pinned if file.role == "HR"]
-    paired = _paired(truths, inputs, damage.scale)
-    items = select(Item(path.stem, path, paired[path]) for path in truths)
+    halves = paired(truths, inputs, damage.scale)
+    items = select(Item(path.stem, path, halves[path]) for path in truths)
     wanted = {path for item in items for path in (item.truth, item.degraded) if path}
     missing = [file for file in pinned if folder / file.place in wanted and not (folder / file.place).exists()]
 
@@ -260,26 +261,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
     """The stems, or full names where two pictures share a stem."""
     count = Counter(path.stem for path in paths)
     return [path.stem if count[path.stem] == 1 else path.name for path in paths]
-
-
-def _paired(truths: Sequence[Path], inputs: Sequence[Path], scale: int) -> dict[Path, Path | None]:
-    """Each clean picture with its degraded one. A set names all of them in one way: that which pairs the most."""
-    stems = {path.stem: path for path in inputs}
-    cores = {_core(stem): path for stem, path in stems.items()}
-    unscaled = {re.sub(r"(?<=.)[_-]?x[2348]m?$", "", core): path for core, path in cores.items()}
-    ways = (
-        {truth: stems.get(f"{truth.stem}x{scale}") for truth in truths},
-        {truth: stems.get(truth.stem) for truth in truths},
-        {truth: cores.get(_core(truth.stem)) for truth in truths},
-        {truth: unscaled.get(_core(truth.stem)) for truth in truths},
-    )
-    return max(ways, key=lambda way: len({*way.values()} - {None}))
-
-
-def _core(stem: str) -> str:
-    """A picture's own name, without what marks it as clean or degraded: img_001_SRF_4_LR, norain-001."""
-    stem = re.sub(r"(_SRF_\d)?_(HR|LR|GT|LQ)$", "", stem)
-    return re.sub(r"^(no)?rain-(?=\d)", "", stem)
 
 
 def _plain(name: str) -> str:

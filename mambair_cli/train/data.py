@@ -1,4 +1,4 @@
-"""Pictures and what becomes of them: decoded once, split by original, cropped, flipped and made worse on the fly.
+"""What becomes of the pictures: cropped, flipped and made worse on the fly.
 
 A sample depends on nothing but the seed, the iteration and its place in the batch. So a resumed run sees what an
 uninterrupted one sees, with any number of workers.
@@ -6,17 +6,9 @@ uninterrupted one sees, with any number of workers.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import multiprocessing
-import os
-import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import accumulate, count
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,98 +21,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from mambair_cli import degradations
 from mambair_cli.degradations import Bytes
-from mambair_cli.errors import BadImage, Unavailable, UsageError
+from mambair_cli.train.pictures import PathPair, decode, decode_pairs
 from mambair_cli.train.recipe import Recipe
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 # Pixels of the network's input that a patch is wider than what is kept of it: room to shift the grid of JPEG blocks
 # (16 for 4:2:0), and real surroundings for blur and resizing.
-MARGIN = {"jpeg": 16, "realistic": 16}
+MARGIN = {"jpeg": 16, "realistic": 16, "noises": 16, "photo": 16}
 DRY = 0.1  # share of derain's samples without rain: bright lines in a dry picture are to stay
 
 Pixels = NDArray[Any]  # (h, w) or (h, w, 3), uint8 or float32 in [0, 1]
 Degradation = Callable[[Bytes, np.random.Generator], tuple[Pixels, Bytes]]
-
-
-@dataclass(frozen=True)
-class Files:
-    """The pictures to train on and those to validate on, and a hash over the names and contents of all of them."""
-
-    training: tuple[Path, ...]
-    validation: tuple[Path, ...]
-    sha256: str
-
-
-def find(folders: Sequence[Path], validation: Sequence[Path], held_out: int) -> Files:
-    """The pictures below the folders. Without folders for validation, `held_out` originals are set aside.
-
-    All crops of one original stay together, and the first of each that is set aside is measured. `manifest.json` in
-    a folder tells which belong together ("file", "original"), or else names that differ in "_s001" only, as those of
-    BasicSR's crops. Which are held out depends on their names alone. Raises Unavailable if too few are there.
-    """
-    groups: dict[str, list[Path]] = {}
-    for folder in folders:
-        originals = _originals(folder)
-        for path in _pictures(folder):
-            name = originals.get(path.name) or re.sub(r"_s\d{3}$", "", path.stem)
-            groups.setdefault(name, []).append(path)
-    kept = [path for folder in validation for path in _pictures(folder)]
-    if not validation:
-        for name in sorted(groups, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())[:held_out]:
-            kept.append(groups.pop(name)[0])
-    training = [path for paths in groups.values() for path in paths]
-    if not training or not kept:
-        raise Unavailable(
-            f"In {', '.join(map(str, [*folders, *validation]))} are {len(training)} pictures to train on and "
-            f"{len(kept)} to validate on.",
-            f"{held_out} originals are held out for validation; more are needed, or a folder given as --val.",
-        )
-    return Files(tuple(training), tuple(kept), _fingerprint([*training, *kept]))
-
-
-def credits(folders: Sequence[Path]) -> list[str]:
-    """The lines of every SOURCES.tsv, where folders say whose pictures they hold and under which licence."""
-    tables = [folder / "SOURCES.tsv" for folder in folders]
-    return [line for table in tables if table.is_file() for line in table.read_text("utf-8").splitlines()]
-
-
-def decode(paths: Iterable[Path], smallest: int) -> list[Bytes]:
-    """Pictures as (H, W, 3). Raises BadImage for what is none, or has a side of under `smallest` pixels."""
-
-    def read(path: Path) -> Bytes:
-        try:
-            with Image.open(path) as image:
-                pixels = np.array(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadImage(f"Cannot read {path}: {error}.") from error
-        if min(pixels.shape[:2]) < smallest:
-            raise BadImage(
-                f"{path} has {pixels.shape[1]}x{pixels.shape[0]} pixels; the recipe needs {smallest}x{smallest}.",
-                "Remove it, or take a smaller data.patch.",
-            )
-        return pixels
-
-    return store(_threaded(read, list(paths)))
-
-
-def downscaled(pictures: Sequence[Bytes], scale: int) -> list[Bytes]:
-    """The bicubic small versions of whole pictures: what is cropped from them is exact up to its border."""
-    return store(_threaded(lambda picture: degradations.downscale(picture, scale), pictures))
-
-
-def store(pictures: Iterable[Bytes]) -> list[Bytes]:
-    """Read-only copies in one temporary memory-mapped file: workers share it, and it may exceed the memory."""
-    with tempfile.TemporaryFile() as file:
-        shapes = [(file.write(picture.tobytes()), picture.shape)[1] for picture in pictures]
-        file.flush()
-        flat = np.memmap(file, np.uint8, "r")
-    return views(flat, shapes)
-
-
-def views(flat: Bytes, shapes: Sequence[tuple[int, ...]]) -> list[Bytes]:
-    """The pictures that lie one after the other in a flat array."""
-    ends = accumulate(math.prod(shape) for shape in shapes)
-    return [flat[end - math.prod(shape) : end].reshape(shape) for shape, end in zip(shapes, ends, strict=True)]
 
 
 def smallest_side(recipe: Recipe) -> int:
@@ -140,31 +50,42 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         pictures: Sequence[Bytes],
         small: Sequence[Bytes] = (),
         taught: Sequence[Bytes] = (),
+        pairs: Sequence[tuple[Bytes, Bytes]] = (),
+        rank: int = 0,
     ) -> None:
         self.data, self.scale, self.seed = recipe.data, recipe.scale, recipe.training.seed
-        self.pictures, self.small, self.taught = pictures, small, taught
-        self.degrade = None if small else degradation(recipe)
+        self.pictures, self.small, self.taught, self.pairs = pictures, small, taught, pairs
+        self.degrade = degradation(recipe) if pictures and not small else None
+        self.places = range(rank * self.data.batch, (rank + 1) * self.data.batch)
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, ...]:
-        samples = [self.sample(np.random.default_rng((self.seed, iteration, i))) for i in range(self.data.batch)]
-        return tuple(to_tensor(np.stack(arrays)) for arrays in zip(*samples, strict=True))
+        samples = [self.sample(np.random.default_rng((self.seed, iteration, place))) for place in self.places]
+        return tuple(torch.cat([to_tensor(p[None]) for p in parts]) for parts in zip(*samples, strict=True))
 
     def sample(self, rng: np.random.Generator) -> list[Pixels]:
         """One random patch in one of its eight symmetries: lq, hq[, taught], each (h, w, 3)."""
+        if self.pairs and (not self.pictures or rng.random() < self.data.pairs):
+            pair, symmetry = self.pairs[int(rng.integers(len(self.pairs)))], int(rng.integers(8))
+            return [turn(patch, symmetry) for patch in aligned(pair, (1, self.scale), self.data.patch, rng)]
         index, symmetry = int(rng.integers(len(self.pictures))), int(rng.integers(8))
         if self.degrade is None:
             sources = [self.small[index], self.pictures[index], *self.taught[index : index + 1]]
             patches = aligned(sources, (1, self.scale, self.scale), self.data.patch, rng)
             return [turn(patch, symmetry) for patch in patches]
-        (patch,) = aligned([self.pictures[index]], (self.scale,), self._wide, rng)
-        patch = turn(patch, symmetry)
+        patch = turn(self._cut(self.pictures[index], rng), symmetry)
         if rng.random() < self.data.grey:
             patch = np.array(Image.fromarray(patch).convert("L"))
-        return [p if p.ndim == 3 else np.repeat(p[..., None], 3, axis=2) for p in self.degrade(patch, rng)]
+        return [in_colour(p) for p in self.degrade(patch, rng)]
 
-    @property
-    def _wide(self) -> int:
-        return self.data.patch + MARGIN.get(self.data.degradation, 0)
+    def _cut(self, picture: Bytes, rng: np.random.Generator) -> Bytes:
+        """A square of the picture, or of the picture made smaller, wide enough for what is cut off later."""
+        wide = self.data.patch + MARGIN.get(self.data.degradation, 0)
+        if self.data.shrink == (1.0, 1.0):
+            return aligned([picture], (self.scale,), wide, rng)[0]
+        side = wide * self.scale
+        large = min(round(side / rng.uniform(*self.data.shrink)), *picture.shape[:2])
+        (patch,) = aligned([picture], (1,), large, rng)
+        return np.array(Image.fromarray(patch).resize((side, side), Image.Resampling.LANCZOS))
 
     def loader(self, start: int, workers: int) -> Iterator[tuple[Tensor, ...]]:
         """The batches from number `start` on, without end; prepared by `workers` processes if the system can fork."""
@@ -182,6 +103,11 @@ def aligned(pictures: Sequence[Bytes], scales: Sequence[int], side: int, rng: np
     """The same random square of each picture; `side` and position in units of a picture of scale 1."""
     y, x = (int(rng.integers(n // scales[0] - side + 1)) for n in pictures[0].shape[:2])
     return [p[y * s : (y + side) * s, x * s : (x + side) * s] for p, s in zip(pictures, scales, strict=False)]
+
+
+def in_colour(picture: Pixels) -> Pixels:
+    """(h, w, 3) of (h, w) or (h, w, 3)."""
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None], 3, axis=2)
 
 
 def turn(patch: Pixels, symmetry: int) -> Pixels:
@@ -207,72 +133,75 @@ def degradation(recipe: Recipe) -> Degradation:
         lq, hq = aligned([lq, hq], (1, 1), data.patch, rng)
         return lq, hq
 
+    def jpegs(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
+        return degradations.jpegs(hq, rng, data.jpegs), hq
+
     def realistic(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
         lq, edge = degradations.realistic(hq, rng, scale), MARGIN["realistic"] // 2
         return lq[edge:-edge, edge:-edge], hq[edge * scale : -edge * scale, edge * scale : -edge * scale]
 
+    def noises(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
+        lq, hq = aligned(degradations.noises(in_colour(hq), rng, data.noises), (1, 1), data.patch, rng)
+        return lq, hq
+
+    def photo(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
+        hq = in_colour(hq)
+        lq, hq = aligned([degradations.photo(hq, rng, scale, data.photo), hq], (1, scale), data.patch, rng)
+        return lq, hq
+
     def rain(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
         return (hq if rng.random() < DRY else degradations.rain(hq, rng)), hq
 
-    return {"noise": noise, "jpeg": jpeg, "realistic": realistic, "rain": rain}[data.degradation]
+    every = (noise, noises, jpeg, jpegs, realistic, photo, rain)
+    return {function.__name__: function for function in every}[data.degradation]
 
 
-def validation_pairs(recipe: Recipe, paths: Sequence[Path]) -> list[tuple[Tensor, Bytes]]:
-    """Whole centres, made worse once and always in the same way: lq (1, 3, h, w) and the truth (H, W, 3)."""
-    side, scale, level = recipe.validation.side, recipe.scale, recipe.validation.level or 0.0
-    pairs = []
-    for number, picture in enumerate(decode(paths, 16 * scale)):
-        top, left = (max(0, n - side) // 2 for n in picture.shape[:2])
-        hq = degradations.modcrop(picture[top : top + side, left : left + side], scale)
-        rng = np.random.default_rng((recipe.training.seed, number))
-        lq: Pixels
-        match recipe.data.degradation:
-            case "bicubic":
-                lq = degradations.downscale(hq, scale)
-            case "realistic":
-                lq = degradations.realistic(hq, rng, scale)
-            case "noise":
-                lq = degradations.gaussian_noise(hq, level, rng)
-            case "jpeg":
-                lq = degradations.jpeg(hq, round(level))
-            case _:
-                lq = degradations.rain(hq, rng)
-        pairs.append((to_tensor(lq[None]), hq))
-    return pairs
+def validation_pairs(recipe: Recipe, chosen: Sequence[Path | PathPair]) -> list[tuple[Tensor, Bytes]]:
+    """Whole centres, lq (1, 3, h, w) and the truth (H, W, 3): read, or made worse once and always in the same way."""
+    side, scale = recipe.validation.side // recipe.scale, recipe.scale
+    own = [one for one in chosen if isinstance(one, tuple)]
+    sources: list[tuple[Bytes | None, Bytes]] = [*decode_pairs(own, 16, scale)]
+    sources += [(None, hq) for hq in decode([one for one in chosen if isinstance(one, Path)], 16 * scale)]
+    result = []
+    lq: Pixels | None
+    for number, (lq, whole) in enumerate(sources):
+        hq = degradations.modcrop(whole, scale)
+        height, width = (n // scale for n in hq.shape[:2])
+        top, left = (max(0, n - side) // 2 for n in (height, width))
+        hq = hq[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
+        if lq is None:
+            lq, hq = degraded(hq, recipe, np.random.default_rng((recipe.training.seed, number)))
+        else:
+            lq = lq[top : top + side, left : left + side]
+        result.append((to_tensor(lq[None]), hq))
+    return result
+
+
+def degraded(hq: Bytes, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
+    """A whole picture made worse, and its truth; at `validation.level` where there is one."""
+    level = recipe.validation.level or 0.0
+    match recipe.data.degradation:
+        case "bicubic":
+            return degradations.downscale(hq, recipe.scale), hq
+        case "realistic":
+            return degradations.realistic(hq, rng, recipe.scale), hq
+        case "photo":
+            return degradations.photo(hq, rng, recipe.scale, recipe.data.photo), hq
+        case "noise":
+            return degradations.gaussian_noise(hq, level, rng), hq
+        case "noises":
+            return degradations.noises(hq, rng, recipe.data.noises)
+        case "jpeg":
+            return degradations.jpeg(hq, round(level)), hq
+        case "jpegs":
+            return degradations.jpeg(hq, round(level)) if level else degradations.jpegs(
+                hq, rng, recipe.data.jpegs
+            ), hq
+        case _:
+            return degradations.rain(hq, rng), hq
 
 
 def to_tensor(pixels: Pixels) -> Tensor:
     """(B, h, w, 3), uint8 or float -> (B, 3, h, w), float32 in [0, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)))
     return tensor if tensor.is_floating_point() else tensor.float() / 255
-
-
-def _originals(folder: Path) -> dict[str, str]:
-    """File name -> original, from the folder's manifest."""
-    try:
-        entries = json.loads((folder / "manifest.json").read_text("utf-8"))
-        return {entry["file"]: entry["original"] for entry in entries}
-    except FileNotFoundError:
-        return {}
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f'{folder}/manifest.json is not a list of {{"file": ..., "original": ...}}.') from error
-
-
-def _pictures(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder.")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-
-
-def _fingerprint(paths: Sequence[Path]) -> str:
-    total = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        total.update(os.fsencode(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"))
-    return total.hexdigest()
-
-
-def _threaded(function: Callable[[Any], Bytes], items: Sequence[Any]) -> Iterator[Bytes]:
-    """`map` on all cores, a few at a time, so that results do not pile up in memory."""
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(items), 64):
-            yield from pool.map(function, items[start : start + 64])

@@ -1,4 +1,4 @@
-"""The training loop: step, average, validate, save; ends on an iteration or on time, resumes exactly."""
+"""The training loop of a stage: step, average, validate, save; ends on an iteration or on time."""
 
 from __future__ import annotations
 
@@ -9,92 +9,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mambair_cli import degradations, metrics
-from mambair_cli.atomic import atomic_write
 from mambair_cli.degradations import Bytes
-from mambair_cli.errors import BadCheckpoint, MambairError, UsageError
+from mambair_cli.errors import MambairError
+from mambair_cli.train.processes import ALONE, Processes
 from mambair_cli.train.recipe import Recipe, Training
+from mambair_cli.train.rival import enlarge
+from mambair_cli.train.state import State
 
 log = logging.getLogger("mambair")
 
 Pair = tuple[Tensor, Bytes]
-Report = Callable[["State", float, float], None]  # after every step: the run, its progress in [0, 1], the loss
-
-
-@dataclass
-class State:
-    """All that changes during a run; what a checkpoint holds."""
-
-    network: nn.Module
-    average: AveragedModel
-    optimizer: Optimizer
-    init: dict[str, Any]  # where the first weights came from, for the card
-    iteration: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)  # since the last validation
-    history: list[dict[str, float]] = field(default_factory=list)  # a row per validation
-
-    @classmethod
-    def fresh(cls, network: nn.Module, training: Training, init: dict[str, Any]) -> State:
-        average = AveragedModel(network, multi_avg_fn=moving_average(training.ema))
-        kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
-        decay = training.weight_decay
-        optimizer = kind(network.parameters(), training.rate, training.betas, weight_decay=decay)
-        return cls(network, average, optimizer, init)
-
-    def save(self, path: Path, recipe: Recipe, data: str) -> None:
-        """Write a checkpoint, whole or not at all."""
-        content = {
-            "recipe": recipe.as_dict(),
-            "data": data,
-            "network": self.network.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "init": self.init,
-            "iteration": self.iteration,
-            "seconds": self.seconds,
-            "losses": self.losses,
-            "history": self.history,
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        with atomic_write(path) as file:
-            torch.save(content, file)
-
-    def load(self, path: Path, recipe: Recipe, data: str) -> None:
-        """Continue from a checkpoint. Raises UsageError if it belongs to another recipe or to other pictures."""
-        try:
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            same = {"recipe": content["recipe"] == recipe.as_dict(), "pictures": content["data"] == data}
-        except FileNotFoundError as error:
-            raise UsageError(f"Nothing to resume: there is no {path}.") from error
-        except Exception as error:  # torch.load promises no types
-            raise BadCheckpoint(f"Cannot read {path}: {error}.") from error
-        if other := [what for what, equal in same.items() if not equal]:
-            raise UsageError(
-                f"{path} belongs to a run with another set of {' and '.join(other)}.",
-                "Resume with what the run began with, or begin a new one with --init and another --out.",
-            )
-        self.network.load_state_dict(content["network"])
-        self.average.load_state_dict(content["average"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.init, self.iteration, self.seconds = content["init"], content["iteration"], content["seconds"]
-        self.losses, self.history = content["losses"], content["history"]
-        torch.set_rng_state(content["random"])
-        if torch.cuda.is_available() and content["random_cuda"]:
-            torch.cuda.set_rng_state_all(content["random_cuda"])
+Report = Callable[[State, float, float], None]  # after every step: the run, its progress in [0, 1], the loss
 
 
 def run(
@@ -108,74 +41,86 @@ def run(
     device: torch.device,
     bf16: bool = False,
     minutes: float | None = None,
+    processes: Processes = ALONE,
 ) -> None:
-    """Train until `recipe.training.iterations` are done or, if given, `minutes` of work are over.
+    """Train one stage until `recipe.training.iterations` are done or, if given, `minutes` of work are over.
 
     `batches(i)` yields the batches from number i on. Every `validation.every` iterations and at the end the averaged
-    weights are measured and `save` is called. SIGINT and SIGTERM wait until the step at hand is done and the state
-    saved. Raises MambairError when loss, gradient or score stop being numbers; nothing is saved then.
+    weights are measured and `save` is called, by the first process only. SIGINT and SIGTERM wait until the step at
+    hand is done and the state saved. Raises MambairError when loss, gradient or score stop being numbers; nothing is
+    saved then.
     """
-    began = time.monotonic() - state.seconds
+    started = time.monotonic() - state.seconds
+    first_iteration, first_second = state.began
 
     def progress() -> float:
-        return state.seconds / (60 * minutes) if minutes is not None else state.iteration / recipe.training.iterations
+        if minutes is not None:
+            return (state.seconds - first_second) / (60 * minutes)
+        return (state.iteration - first_iteration) / recipe.training.iterations
 
     with deferred_interrupt() as interrupted:
         feed = batches(state.iteration)
-        while progress() < 1:
-            rate = recipe.training.rate * schedule(recipe.training, progress())
-            loss = step(state, next(feed), recipe, rate, device, bf16)
+        while (now := processes.told(progress(), device)) < 1:
+            share = schedule(recipe.training, now)
+            loss = step(state, next(feed), recipe, share, device, bf16, processes)
             state.losses.append(loss)
             state.iteration += 1
-            state.seconds = time.monotonic() - began
-            stop = interrupted.is_set()
-            if state.iteration % recipe.validation.every == 0 or progress() >= 1:
+            state.seconds = processes.told(time.monotonic() - started, device)
+            stop = bool(processes.told(interrupted.is_set(), device))
+            if processes.first and (state.iteration % recipe.validation.every == 0 or progress() >= 1):
                 psnr = validate(state.average.module, recipe, pairs, device)
                 finite(psnr, "The score", state)
-                row = {"iteration": state.iteration, "seconds": round(state.seconds, 1), "rate": rate}
+                row = {"iteration": state.iteration, "seconds": round(state.seconds, 1)}
+                row |= {"stage": state.stage + 1, "rate": recipe.training.rate * share}
                 state.history.append({**row, "loss": float(np.mean(state.losses)), "psnr": psnr})
                 state.losses.clear()
                 save(state)
-            elif stop:
+            elif processes.first and stop:
                 save(state)
-            report(state, progress(), loss)
+            report(state, min(progress(), 1.0), loss)
             if stop:
                 log.warning("Stopped and saved at iteration %d; --resume continues from there.", state.iteration)
                 break
 
 
 def step(
-    state: State, batch: Sequence[Tensor], recipe: Recipe, rate: float, device: torch.device, bf16: bool
+    state: State,
+    batch: Sequence[Tensor],
+    recipe: Recipe,
+    share: float,
+    device: torch.device,
+    bf16: bool,
+    processes: Processes = ALONE,
 ) -> float:
-    """One gradient step on `batch` = lq, hq[, taught]; returns the loss."""
+    """One gradient step on `batch` = lq, hq[, taught] at `share` of the peak rates; returns the pixels' loss."""
     lq, hq, *taught = (tensor.to(device) for tensor in batch)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         result = state.network(lq)
-    loss = LOSSES[recipe.training.loss](result.float(), hq)
+    result = result.float()
+    loss = LOSSES[recipe.training.loss](result, hq)
     if recipe.teacher and taught:
-        share = recipe.teacher.weight
-        loss = (1 - share) * loss + share * LOSSES[recipe.training.loss](result.float(), taught[0])
+        weight = recipe.teacher.weight
+        loss = (1 - weight) * loss + weight * LOSSES[recipe.training.loss](result, taught[0])
+    mean = loss.detach().clone()
+    if rival := state.rival:
+        enlarged = enlarge(lq, hq)
+        seen = rival.learn(result, hq, enlarged, share, processes)
+        if state.iteration - state.began[0] < rival.table.alone:
+            processes.average([mean])
+            finite(mean.item(), "The loss", state)
+            return mean.item()
+        loss = rival.table.pixels * loss + rival.objection(result, enlarged, seen)
     state.optimizer.zero_grad()
     loss.backward()
+    processes.average([mean, *(parameter.grad for parameter in state.network.parameters())])
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.training.clip)
-    value = loss.item()
-    finite(value, "The loss", state)
+    finite(mean.item(), "The loss", state)
     finite(norm.item(), "The gradient", state)
     for group in state.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = recipe.training.rate * share
     state.optimizer.step()
     state.average.update_parameters(state.network)
-    return value
-
-
-def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
-    """An exponential moving average that forgets faster at first, so that it never lags behind by the whole start."""
-
-    def update(averaged: Any, current: Any, steps: Any) -> None:
-        done = int(steps)
-        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averaged, current, steps)
-
-    return update
+    return mean.item()
 
 
 def charbonnier(result: Tensor, truth: Tensor, epsilon: float = 1e-3) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections import abc
-from collections.abc import Collection, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from mambair_cli.degradations import Jpegs, Noises, Photo
 from mambair_cli.errors import UsageError
 
 if sys.version_info >= (3, 11):
@@ -18,12 +19,15 @@ else:
     import tomli as tomllib
 
 FOLDER = Path(__file__).with_name("recipes")
-DEGRADATIONS = {  # of degradations.py, by task
-    "upscale": ("bicubic", "realistic"),
-    "denoise": ("noise",),
-    "decompress": ("jpeg",),
+KEYS = Path(__file__).with_name("keys.toml")  # every key with what it does and its default, for people
+DEGRADATIONS = {  # of the package degradations, by task
+    "upscale": ("bicubic", "realistic", "photo"),
+    "denoise": ("noise", "noises"),
+    "decompress": ("jpeg", "jpegs"),
     "derain": ("rain",),
 }
+PARTS = ("data", "training", "teacher", "adversarial")  # what a stage may change
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,13 @@ class Data:
     degradation: str
     patch: int  # side at the network's input, pixels
     batch: int
-    level: tuple[float, float] | None = None  # noise sigma on 0-255, or JPEG quality (drawn evenly in its logarithm)
+    level: Span | None = None  # noise sigma on 0-255, or JPEG quality (drawn evenly in its logarithm)
+    shrink: Span = (1.0, 1.0)  # the picture is first made smaller by a factor from this range: more detail per pixel
+    noises: Noises = field(default_factory=Noises)  # kinds and ranges of "noises"
+    jpegs: Jpegs = field(default_factory=Jpegs)  # ranges of "jpegs"
+    photo: Photo = field(default_factory=Photo)  # ranges of "photo"
     grey: float = 0.0  # share of samples without colour, where samples are degraded one by one
+    pairs: float = 0.5  # share of samples from pairs of one's own, where pictures are given as well
 
 
 @dataclass(frozen=True)
@@ -43,12 +52,18 @@ class Training:
 
     iterations: int
     rate: float  # peak learning rate
+    share: float = 1.0  # of --minutes, in proportion to that of the other stages
     optimizer: str = "adamw"  # or "adam"
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: Span = (0.9, 0.99)
     weight_decay: float = 0.0
     schedule: str = "cosine"  # or "multistep"
-    warmup: float = 0.02  # share of the run during which the rate rises
-    milestones: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)  # of multistep: shares of the run at which the rate halves
+    warmup: float = 0.02  # share of the stage during which the rate rises
+    milestones: tuple[float, ...] = (
+        0.5,
+        0.8,
+        0.9,
+        0.95,
+    )  # of multistep: shares of the stage at which the rate halves
     loss: str = "l1"  # or "charbonnier"
     ema: float = 0.999
     clip: float = 1.0  # largest norm of the gradient
@@ -74,8 +89,24 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Adversarial:
+    """A discriminator that learns to tell results from truths, and how much its verdict counts."""
+
+    weight: float  # of the hinge loss, beside the loss of the pixels
+    features: float = 0.1  # of the distance between what the discriminator's layers see in result and truth
+    pixels: float = 1.0  # of training.loss
+    width: int = 32  # channels of the discriminator's first layer
+    rate: float = 4e-4  # its peak learning rate
+    alone: int = 100  # iterations during which it learns and the network waits
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One training run. `network` holds `arch` and the constructor's arguments, without the scale."""
+    """One training run. `network` holds `arch` and the constructor's arguments, without the scale.
+
+    `stages` follow one another; each is a table of what it changes in the recipe: any keys of `PARTS`. Empty: the
+    recipe is all there is.
+    """
 
     name: str
     task: str
@@ -86,6 +117,8 @@ class Recipe:
     validation: Validation
     scale: int = 1
     teacher: Teacher | None = None
+    adversarial: Adversarial | None = None
+    stages: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, tuples, strings and numbers."""
@@ -103,6 +136,20 @@ class Recipe:
         if architecture.scale_of(kwargs) != self.scale:
             raise UsageError(f"{architecture.name} does not enlarge x{self.scale}, as recipe {self.name} wants.")
         return architecture.name, kwargs
+
+    def parts(self) -> tuple[Recipe, ...]:
+        """The stages one by one, each as a recipe of its own."""
+        if not self.stages:
+            return (self,)
+        base = {part: table for part, table in self.as_dict().items() if part in PARTS and table is not None}
+        changed = (_merged(base, stage) for stage in self.stages)
+        return tuple(
+            replace(self, stages=(), **{part: _value(tables[part], KINDS[part], self.name) for part in tables})
+            for tables in changed
+        )
+
+
+KINDS: dict[str, Any] = {"data": Data, "training": Training, "teacher": Teacher, "adversarial": Adversarial}
 
 
 def names() -> list[str]:
@@ -128,37 +175,89 @@ def load(name: str) -> Recipe:
 def parse(table: Mapping[str, Any], name: str) -> Recipe:
     """A recipe from the tables of a TOML file. Raises UsageError on anything that makes no sense."""
     recipe: Recipe = _read(Recipe, {"name": name, **table}, name)
-    data, training, validation = recipe.data, recipe.training, recipe.validation
+    for number, stage in enumerate(recipe.stages, 1):
+        if unknown := sorted(set(stage) - set(PARTS)):
+            raise UsageError(
+                f"Recipe {name}, stage {number}: cannot change {', '.join(unknown)}.", f"It can: {', '.join(PARTS)}."
+            )
+    for part in recipe.parts():
+        check(part)
+    return recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Raise UsageError where the values of one stage contradict each other or make no sense."""
+    name, data, training, validation = recipe.name, recipe.data, recipe.training, recipe.validation
     _one_of(name, "task", recipe.task, DEGRADATIONS)
     _one_of(name, "data.degradation", data.degradation, DEGRADATIONS[recipe.task])
     _one_of(name, "training.optimizer", training.optimizer, ("adam", "adamw"))
     _one_of(name, "training.schedule", training.schedule, ("cosine", "multistep"))
     _one_of(name, "training.loss", training.loss, ("l1", "charbonnier"))
     leveled = data.degradation in ("noise", "jpeg")
+    bicubic = data.degradation == "bicubic"
+    noises, rival = data.noises, recipe.adversarial
     rules = {
         "network.arch is missing": "arch" in recipe.network,
         "scale is above 1 for upscaling, and only there": (recipe.scale > 1) == (recipe.task == "upscale"),
         "data.level belongs to noise and jpeg, and only to them": (data.level is not None) == leveled,
-        "validation.level belongs to noise and jpeg, and only to them": (validation.level is not None) == leveled,
+        "validation.level belongs to noise and jpeg, and to them always": (validation.level is not None) == leveled
+        or data.degradation == "jpegs",
         "data.level is [low, high], not below 0": data.level is None or 0 <= data.level[0] <= data.level[1],
         "data.level of jpeg is from 1 to 100": data.degradation != "jpeg"
         or data.level is None
         or 1 <= data.level[0] <= data.level[1] <= 100,
-        "a teacher goes with bicubic only": recipe.teacher is None or data.degradation == "bicubic",
+        "data.shrink is [low, high] above 0 and at most 1, and 1 for bicubic": 0
+        < data.shrink[0]
+        <= data.shrink[1]
+        <= 1
+        and (data.shrink[0] == 1 or not bicubic),
+        "data.jpegs.quality is from 1 to 100": data.jpegs.quality[0] >= 1 and data.jpegs.quality[1] <= 100,
+        "data.noises.white and data.noises.cameras add up to at most 1": 0 <= noises.white + noises.cameras <= 1,
+        "a teacher goes with bicubic only": recipe.teacher is None or bicubic,
         "teacher.weight is a share": recipe.teacher is None or 0 < recipe.teacher.weight <= 1,
         "data.patch and data.batch are at least 1": min(data.patch, data.batch) >= 1,
-        "data.grey is a share, and 0 for bicubic": 0 <= data.grey <= (data.degradation != "bicubic"),
+        "data.grey is a share, and 0 for bicubic": 0 <= data.grey <= (not bicubic),
+        "data.pairs is a share": 0 <= data.pairs <= 1,
         "training.iterations is at least 1": training.iterations >= 1,
-        "training.rate and training.clip are above 0": min(training.rate, training.clip) > 0,
+        "training.rate, training.clip and training.share are above 0": min(
+            training.rate, training.clip, training.share
+        )
+        > 0,
         "training.warmup and training.ema are shares below 1": all(
             0 <= x < 1 for x in (training.warmup, training.ema)
         ),
+        "the weights of adversarial are not below 0": rival is None
+        or min(rival.weight, rival.features, rival.pixels, rival.alone) >= 0,
+        "adversarial.rate is above 0 and adversarial.width at least 4": rival is None
+        or (rival.rate > 0 and rival.width >= 4),
+        "a patch for a discriminator has at least 16 pixels in the truth": rival is None
+        or data.patch * recipe.scale >= 16,
         "validation.every and validation.originals are at least 1": min(validation.every, validation.originals) >= 1,
         "validation.side is at least 64": validation.side >= 64,
     }
-    if broken := [rule for rule, kept in rules.items() if not kept]:
+    broken = [rule for rule, kept in rules.items() if not kept]
+    broken += [f"{key} is [low, high]" for key, (low, high) in _spans(data, "data") if low > high]
+    if broken:
         raise UsageError(f"Recipe {name}: {'; '.join(broken)}.")
-    return recipe
+
+
+def _spans(table: Any, where: str) -> Iterator[tuple[str, Span]]:
+    """Every range in a record and the records within, with its key."""
+    for entry in fields(table):
+        value, key = getattr(table, entry.name), f"{where}.{entry.name}"
+        if is_dataclass(value):
+            yield from _spans(value, key)
+        elif isinstance(value, tuple):
+            yield key, value
+
+
+def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `change`, tables within tables too."""
+    both = {
+        key: _merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in change.items()
+    }
+    return {**base, **both}
 
 
 def _read(kind: Any, table: Mapping[str, Any], where: str) -> Any:
@@ -167,18 +266,30 @@ def _read(kind: Any, table: Mapping[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
     if unknown := sorted(set(table) - set(known)):
         raise UsageError(f"Recipe {where}: unknown {', '.join(unknown)}.", f"Known: {', '.join(known)}.")
-    if missing := [key for key, f in known.items() if f.default is MISSING and key not in table]:
+    if missing := [
+        key for key, f in known.items() if f.default is MISSING and f.default_factory is MISSING and key not in table
+    ]:
         raise UsageError(f"Recipe {where}: {', '.join(missing)} missing.")
-    return kind(**{key: _value(value, hints[key], f"{where}, {key}") for key, value in table.items()})
+    given = {key: _completed(known[key], value) for key, value in table.items()}
+    return kind(**{key: _value(value, hints[key], f"{where}, {key}") for key, value in given.items()})
+
+
+def _completed(entry: Field[Any], value: Any) -> Any:
+    """A table that stands for a record with defaults, with the values it leaves out."""
+    if isinstance(value, dict) and entry.default_factory is not MISSING:
+        return _merged(asdict(entry.default_factory()), value)
+    return value
 
 
 def _value(value: Any, hint: Any, where: str) -> Any:
     """`value` if it is what the annotation says; integers pass for floats, lists for tuples, tables for records."""
     if isinstance(hint, UnionType):  # X | None
+        if value is None:
+            return None
         hint = get_args(hint)[0]
     if is_dataclass(hint) and isinstance(value, dict):
         return _read(hint, value, where)
-    if get_origin(hint) is tuple and isinstance(value, list):
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
         kinds = get_args(hint)
         if kinds[-1] is ... or len(kinds) == len(value):
             return tuple(_value(item, kinds[0], where) for item in value)

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from mambair_cli.atomic import atomic_write
-from mambair_cli.train.loop import Report, State
+from mambair_cli.train.loop import Report
+from mambair_cli.train.state import State
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def display(say: Console, name: str) -> Iterator[Report]:
                 words += f" · {state.history[-1]['psnr']:.3f} dB"
             bar.update(task, completed=progress, description=words)
             if not say.is_terminal and state.history and state.history[-1]["iteration"] == state.iteration:
-                say.print(f"{progress:4.0%} {words}", soft_wrap=True)
+                say.print(f"{int(100 * progress):3}% {words}", soft_wrap=True)
 
         yield report
 

@@ -14,7 +14,8 @@ from mambair_cli.atomic import atomic_write
 from mambair_cli.degradations import Bytes
 from mambair_cli.errors import UsageError
 from mambair_cli.restoring.restorer import Restorer, load_model
-from mambair_cli.train.data import to_tensor, views
+from mambair_cli.train.data import to_tensor
+from mambair_cli.train.pictures import views
 from mambair_cli.train.recipe import Recipe, Teacher
 
 

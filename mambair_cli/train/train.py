@@ -15,28 +15,43 @@ from rich.progress import Progress
 from mambair_cli import archs
 from mambair_cli.errors import UsageError
 from mambair_cli.restoring.restorer import Restorer, pick_device
-from mambair_cli.train import curve, data, init, loop
+from mambair_cli.train import curve, data, init, loop, pictures
 from mambair_cli.train.export import export
-from mambair_cli.train.loop import State
+from mambair_cli.train.loop import Report
+from mambair_cli.train.pictures import Files, Folders
+from mambair_cli.train.processes import Processes, connected
 from mambair_cli.train.recipe import Recipe
 from mambair_cli.train.report import display, write_log
+from mambair_cli.train.state import State
 from mambair_cli.train.teacher import teach, teacher
+
+UPSAMPLERS = 'Give network.upsampler, for instance "pixelshuffledirect".'
 
 
 @dataclass(frozen=True)
 class Options:
     """What a person decides at the command line, beside the recipe."""
 
-    data: tuple[Path, ...]
+    folders: Folders
     out: Path
-    validation: tuple[Path, ...] = ()
     resume: bool = False
     init: str | None = None  # a model of the zoo, or a file
+    stage: int = 1  # of the recipe to begin with
     device: str = "auto"
     precision: str = "auto"  # fp32, bf16, or bf16 where a GPU is fast at it
     minutes: float | None = None  # instead of the recipe's iterations
     workers: int = 1  # processes that prepare batches
     quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a run takes place."""
+
+    device: torch.device
+    bf16: bool
+    processes: Processes
+    say: Console
 
 
 def train(recipe: Recipe, options: Options) -> Path:
@@ -45,28 +60,36 @@ def train(recipe: Recipe, options: Options) -> Path:
     Raises UsageError for options that make no sense together, Unavailable without enough pictures, MambairError where
     the numbers run away.
     """
-    checkpoint, model = options.out / "checkpoint.pt", options.out / f"{recipe.name}.safetensors"
-    if checkpoint.exists() and not options.resume:
+    if (options.out / "checkpoint.pt").exists() and not options.resume:
         raise UsageError(f"{options.out} holds a run already.", "Continue it with --resume, or choose another --out.")
     if options.resume and options.init:
         raise UsageError("--init begins a run and --resume continues one.", "Leave one of them out.")
+    if options.resume and options.stage > 1:
+        raise UsageError("--stage begins a run and --resume continues one.", "Leave one of them out.")
     if options.minutes is not None and not 0 < options.minutes < math.inf:
         raise UsageError(f"{options.minutes:g} minutes are no time to train.", "Give --minutes a number above 0.")
-    device, say = pick_device(options.device), Console(stderr=True, quiet=options.quiet, highlight=False)
-    bf16 = use_bf16(options.precision, device)
-    found = data.find(options.data, options.validation, recipe.validation.originals)
-    pairs = data.validation_pairs(recipe, found.validation)
+    with connected(options.device) as (processes, name):
+        device, quiet = pick_device(name), options.quiet or not processes.first
+        say = Console(stderr=True, quiet=quiet, highlight=False)
+        return _train(recipe, options, Setting(device, use_bf16(options.precision, device), processes, say))
+
+
+def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
+    device, say = setting.device, setting.say
+    checkpoint, model = options.out / "checkpoint.pt", options.out / f"{recipe.name}.safetensors"
+    found = pictures.find(options.folders, recipe.scale, recipe.validation.originals)
+    parts = recipe.parts()
+    pairs = data.validation_pairs(parts[-1], found.validation)
     nothing = loop.baseline(recipe, pairs)
-    state = begin(recipe, options, device, say)
-    if options.resume:
-        state.load(checkpoint, recipe, found.sha256)
+    state = begin(recipe, options, setting, found.sha256)
+    setting.processes.share(state.network)
+    count = len(found.training) + len(found.pairs)
     say.print(
-        f"{recipe.name}: {len(found.training)} pictures to train on and {len(pairs)} to measure on, of which doing "
-        f"nothing gets {nothing:.2f} dB; {device}, {'bf16' if bf16 else 'fp32'}",
+        f"{recipe.name}: {count} pictures to train on and {len(pairs)} to measure on, of which doing "
+        f"nothing gets {nothing:.2f} dB; {device}, {'bf16' if setting.bf16 else 'fp32'}",
         soft_wrap=True,
     )
-    taught_by = teacher(recipe.teacher, recipe, device) if recipe.teacher else None
-    batches = prepare(recipe, found, taught_by, options.out, say)
+    taught_by = next((teacher(part.teacher, part, device) for part in parts if part.teacher), None)
 
     def save(state: State) -> None:
         state.save(checkpoint, recipe, found.sha256)
@@ -75,57 +98,107 @@ def train(recipe: Recipe, options: Options) -> Path:
             points = [(row["iteration"], row["psnr"]) for row in state.history]
             curve.write(options.out / "curve.svg", recipe.name, points, nothing)
 
+    shares = [part.training.share * (number >= state.first) for number, part in enumerate(parts)]
+    shares = [share / sum(shares) for share in shares]
     with display(say, recipe.name) as report:
-        feed = partial(batches.loader, workers=options.workers)
-        loop.run(state, recipe, feed, pairs, save, report, device=device, bf16=bf16, minutes=options.minutes)
+        for number in range(state.stage, len(parts)):
+            part = parts[number]
+            if number > state.stage:
+                state.advance(part)
+            batches = prepare(part, found, taught_by, options.out, setting)
+            loop.run(
+                state,
+                part,
+                partial(batches.loader, workers=options.workers),
+                pairs,
+                save,
+                overall(report, sum(shares[:number]), shares[number]),
+                device=device,
+                bf16=setting.bf16,
+                minutes=options.minutes and options.minutes * shares[number],
+                processes=setting.processes,
+            )
+    if not setting.processes.first:
+        return model
     facts = {
         "baseline": round(nothing, 3),
         "iterations": state.iteration,
         "seconds": round(state.seconds),
         "device": device.type,
-        "precision": "bf16" if bf16 else "fp32",
+        "processes": setting.processes.size,
+        "precision": "bf16" if setting.bf16 else "fp32",
         "init": state.init,
         "teacher": taught_by and {name: getattr(taught_by.spec, name) for name in ("name", "licence", "training")},
         "data": {
             "sha256": found.sha256,
             "training": len(found.training),
-            "validation": [path.name for path in found.validation],
-            "credits": data.credits(options.data),
+            "pairs": len(found.pairs),
+            "validation": [(one[1] if isinstance(one, tuple) else one).name for one in found.validation],
+            "credits": pictures.credits([*options.folders.clean, *options.folders.hq]),
         },
     }
     card = export(model, state.average.module, recipe, lambda net: loop.validate(net, recipe, pairs, device), facts)
     say.print(f"{card['psnr']:.2f} dB, {card['bytes']:,} bytes, {card['dtype']}", soft_wrap=True)
+    if card["psnr"] < nothing:
+        why = (
+            "That is the price of sharpness, so judge by eye."
+            if parts[-1].adversarial
+            else "It did not learn enough: train longer, begin with --init, or check that pictures and task agree."
+        )
+        say.print(f"That is {nothing - card['psnr']:.2f} dB below doing nothing. {why}", soft_wrap=True)
     return model
 
 
-def begin(recipe: Recipe, options: Options, device: torch.device, say: Console) -> State:
-    """The state before the first step, with what fits of another model's weights where one was named."""
-    torch.manual_seed(recipe.training.seed)
+def begin(recipe: Recipe, options: Options, setting: Setting, pictures_hash: str) -> State:
+    """The state before the next step: of the checkpoint, or fresh, with what fits of another model's weights."""
+    parts = recipe.parts()
+    if not 1 <= options.stage <= len(parts):
+        raise UsageError(f"Recipe {recipe.name} has no stage {options.stage}.", f"It has {len(parts)}.")
+    part = parts[options.stage - 1]
+    torch.manual_seed(part.training.seed)
     arch, kwargs = recipe.arguments()
-    network = archs.build(arch, **kwargs)
+    try:
+        network = archs.build(arch, **kwargs).to(setting.device)
+    except ValueError as error:
+        raise UsageError(
+            f"Recipe {recipe.name}, network: {error}.", UPSAMPLERS if recipe.scale > 1 else ""
+        ) from error
+    if options.resume:
+        return State.load(options.out / "checkpoint.pt", network, recipe, pictures_hash)
     facts: dict[str, Any] = {}
     if options.init:
         taken = init.take_over(network, init.read(options.init))
         left = f"; these are new: {', '.join(taken.left)}" if taken.left else ""
-        say.print(f"{options.init}: {taken.tensors} tensors taken over{left}", soft_wrap=True)
+        setting.say.print(f"{options.init}: {taken.tensors} tensors taken over{left}", soft_wrap=True)
         facts = {"model": Path(options.init).name, "new": list(taken.left)}
-    return State.fresh(network.to(device), recipe.training, facts)
+    state = State.fresh(network, part, facts)
+    state.first = state.stage = options.stage - 1
+    return state
 
 
-def prepare(recipe: Recipe, found: data.Files, taught_by: Restorer | None, out: Path, say: Console) -> data.Batches:
-    """Decode, downscale and teach, whatever the recipe needs, once for all iterations."""
+def overall(report: Report, done: float, share: float) -> Report:
+    """The report of a stage as one of the whole run."""
+    return lambda state, progress, loss: report(state, min(1.0, done + share * progress), loss)
+
+
+def prepare(part: Recipe, found: Files, taught_by: Restorer | None, out: Path, setting: Setting) -> data.Batches:
+    """Decode, downscale and teach, whatever the stage needs, once for all its iterations."""
+    say, rank = setting.say, setting.processes.rank
     with say.status("decoding"):
-        pictures = data.decode(found.training, data.smallest_side(recipe))
-    if recipe.data.degradation != "bicubic":
-        return data.Batches(recipe, pictures)
+        clean = pictures.decode(found.training, data.smallest_side(part))
+        own = pictures.decode_pairs(found.pairs, part.data.patch, part.scale)
+    if part.data.degradation != "bicubic":
+        return data.Batches(part, clean, pairs=own, rank=rank)
     with say.status("downscaling"):
-        small = data.downscaled(pictures, recipe.scale)
-    if taught_by is None:
-        return data.Batches(recipe, pictures, small)
+        small = pictures.downscaled(clean, part.scale)
+    if not part.teacher or taught_by is None:
+        return data.Batches(part, clean, small, pairs=own, rank=rank)
+    if own:
+        raise UsageError("A teacher and pairs of one's own do not go together.", "Leave out one of them.")
     with Progress(console=say) as bar:
         task = bar.add_task(f"{taught_by.spec.name} teaches", total=len(small))
         taught = teach(taught_by, small, out, found.sha256, lambda done, total: bar.update(task, completed=done))
-    return data.Batches(recipe, pictures, small, taught)
+    return data.Batches(part, clean, small, taught, rank=rank)
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:

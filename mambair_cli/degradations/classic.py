@@ -1,7 +1,4 @@
-"""Clean pictures made worse, exactly as the field does it for its benchmarks, and at random for training.
-
-Pictures are `uint8` arrays (H, W) or (H, W, 3), RGB. Everything random comes from the generator passed in.
-"""
+"""What the field's benchmarks do to pictures, to the last bit; and rain, and a mild pipeline of photographs."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-Bytes = NDArray[np.uint8]
+from mambair_cli.degradations.arrays import Bytes, to_uint8
 
 
 def modcrop(hq: Bytes, multiple: int) -> Bytes:
@@ -55,10 +52,10 @@ def gaussian_noise(hq: Bytes, sigma: float, rng: np.random.Generator | None = No
     return (hq / 255.0 + noise).astype(np.float32)
 
 
-def jpeg(hq: Bytes, quality: int) -> Bytes:
-    """Through libjpeg's baseline encoder at `quality` and back; colour is stored 4:2:0, as OpenCV does."""
+def jpeg(hq: Bytes, quality: int, subsampling: str = "4:2:0") -> Bytes:
+    """Through libjpeg's baseline encoder at `quality` and back; colour by default 4:2:0, as OpenCV stores it."""
     buffer = io.BytesIO()
-    Image.fromarray(hq).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
+    Image.fromarray(hq).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
     with Image.open(buffer) as decoded:
         return np.array(decoded)
 
@@ -78,14 +75,14 @@ def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
         tilt = angle + rng.normal(0, 2)
         streaks += _streaks((height, width), density, near * length, tilt, near * thickness, fade, rng)
     streaks *= brightness
-    return _to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
+    return to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
 
 
 def realistic(hq: Bytes, rng: np.random.Generator, scale: int = 1) -> Bytes:
     """A mild camera and web pipeline for training: slight blur, bicubic by `scale`, noise, JPEG 60-95."""
     blurred = Image.fromarray(hq).filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.4 * max(scale, 2))))
     small = downscale(np.array(blurred), scale)
-    noisy = _to_uint8(gaussian_noise(small, rng.uniform(0.0, 6.0), rng) * 255.0)
+    noisy = to_uint8(gaussian_noise(small, rng.uniform(0.0, 6.0), rng) * 255.0)
     return jpeg(noisy, int(rng.integers(60, 96)))
 
 
@@ -107,8 +104,8 @@ def _bicubic_axis(picture: Bytes, size: int, axis: int) -> Bytes:
         return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC, box=tuple(box)))
 
     if picture.ndim == 2:
-        return _to_uint8(resize(padded))
-    return _to_uint8(np.stack([resize(padded[..., c]) for c in range(picture.shape[2])], axis=-1))
+        return to_uint8(resize(padded))
+    return to_uint8(np.stack([resize(padded[..., c]) for c in range(picture.shape[2])], axis=-1))
 
 
 def _streaks(
@@ -145,8 +142,3 @@ def _widen(streaks: NDArray[np.float32], thickness: float) -> NDArray[Any]:
     offsets = np.arange(-3, 4)
     weights = np.exp(-(offsets**2) / (2 * thickness**2))
     return sum(w * np.roll(streaks, int(o), axis=1) for o, w in zip(offsets, weights, strict=True))
-
-
-def _to_uint8(picture: NDArray[Any]) -> Bytes:
-    """Clamp to 0-255 and round halves up, as Matlab does for values that are not negative."""
-    return np.floor(np.clip(picture, 0, 255) + 0.5).astype(np.uint8)

@@ -1,0 +1,27 @@
+"""Which degraded picture belongs to which clean one, by the names that data sets give them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def paired(truths: Sequence[Path], inputs: Sequence[Path], scale: int) -> dict[Path, Path | None]:
+    """Each clean picture with its degraded one. A set names all of them in one way: that which pairs the most."""
+    stems = {path.stem: path for path in inputs}
+    cores = {_core(stem): path for stem, path in stems.items()}
+    unscaled = {re.sub(r"(?<=.)[_-]?x[2348]m?$", "", core): path for core, path in cores.items()}
+    ways = (
+        {truth: stems.get(f"{truth.stem}x{scale}") for truth in truths},
+        {truth: stems.get(truth.stem) for truth in truths},
+        {truth: cores.get(_core(truth.stem)) for truth in truths},
+        {truth: unscaled.get(_core(truth.stem)) for truth in truths},
+    )
+    return max(ways, key=lambda way: len({*way.values()} - {None}))
+
+
+def _core(stem: str) -> str:
+    """A picture's own name, without what marks it as clean or degraded: img_001_SRF_4_LR, norain-001."""
+    stem = re.sub(r"(_SRF_\d)?_(HR|LR|GT|LQ)$", "", stem)
+    return re.sub(r"^(no)?rain-(?=\d)", "", stem)

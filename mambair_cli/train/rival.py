@@ -1,0 +1,102 @@
+"""The second stage: a discriminator that learns to tell results from truths, and what the network learns from it.
+
+As in ESRGAN (Wang et al., 2018) and Real-ESRGAN (Wang et al., 2021): a U-Net with spectral normalisation judges every
+place of the picture. Here it is small, judges at half the resolution, and also sees the bicubic enlargement of the
+input, so that it can object to detail that the input does not support. Hinge loss (Lim and Ye, 2017) and feature
+matching (Wang et al., pix2pixHD, CVPR 2018).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from mambair_cli.train.processes import ALONE, Processes
+from mambair_cli.train.recipe import Adversarial
+
+Features = list[Tensor]  # what the layers see, the verdict last
+
+
+class Discriminator(nn.Module):
+    """(B, 3, H, W) results or truths and the enlarged inputs, H and W multiples of 4 -> features and the verdict.
+
+    The verdict is (B, 1, H/2, W/2): above 0 where the picture looks like a truth.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+        def layer(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Module:
+            return spectral_norm(nn.Conv2d(inputs, outputs, kernel, stride, 1))
+
+        self.first = layer(6, width, 3)
+        self.halved = layer(width, 2 * width, 4, 2)
+        self.quartered = layer(2 * width, 3 * width, 4, 2)
+        self.deep = layer(3 * width, 3 * width, 3)
+        self.narrow = layer(3 * width, 2 * width, 3)
+        self.last = nn.Conv2d(2 * width, 1, 3, padding=1)
+
+    def forward(self, picture: Tensor, enlarged: Tensor) -> Features:
+        both = torch.cat([picture, enlarged], dim=1).contiguous(memory_format=torch.channels_last)
+        full = F.leaky_relu(self.first(both), 0.2)
+        half = F.leaky_relu(self.halved(full), 0.2)
+        quarter = F.leaky_relu(self.quartered(half), 0.2)
+        deep = F.leaky_relu(self.deep(quarter), 0.2)
+        up = F.interpolate(F.leaky_relu(self.narrow(deep), 0.2), scale_factor=2, mode="bilinear", align_corners=False)
+        return [full, half, quarter, deep, self.last(up + half)]
+
+
+@dataclass
+class Rival:
+    """A discriminator, its optimiser and its part in the loss."""
+
+    table: Adversarial
+    network: Discriminator
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def fresh(cls, table: Adversarial, device: torch.device) -> Rival:
+        network = Discriminator(table.width).to(device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(table, network, torch.optim.Adam(network.parameters(), table.rate, (0.0, 0.99)))
+
+    def learn(
+        self, result: Tensor, truth: Tensor, enlarged: Tensor, share: float, processes: Processes = ALONE
+    ) -> Features:
+        """One step of the discriminator at `share` of its rate; returns what it saw in the truths before."""
+        real, fake = self.network(truth, enlarged), self.network(result.detach(), enlarged)
+        loss = F.relu(1 - real[-1]).mean() + F.relu(1 + fake[-1]).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        processes.average(parameter.grad for parameter in self.network.parameters())
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.table.rate * share
+        self.optimizer.step()
+        return [feature.detach() for feature in real]
+
+    def objection(self, result: Tensor, enlarged: Tensor, real: Features) -> Tensor:
+        """What the network is to make smaller: the weighted verdict and the distance of the features."""
+        self.network.requires_grad_(False)
+        *seen, verdict = self.network(result, enlarged)
+        self.network.requires_grad_(True)
+        matching = torch.stack([F.l1_loss(ours, theirs) for ours, theirs in zip(seen, real, strict=False)]).mean()
+        return self.table.features * matching - self.table.weight * verdict.mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, content: dict[str, Any]) -> None:
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+
+
+def enlarge(lq: Tensor, truth: Tensor) -> Tensor:
+    """The input at the size of the truth, bicubic; as it is where they have the same size."""
+    if lq.shape[2:] == truth.shape[2:]:
+        return lq
+    return F.interpolate(lq, truth.shape[2:], mode="bicubic", align_corners=False).clamp(0, 1)

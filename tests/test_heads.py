@@ -1,0 +1,45 @@
+"""The head that enlarges by repeating and convolving has no grid of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mambair_cli import archs
+
+SMALL = {"in_chans": 3, "embed_dim": 32, "depths": [1], "d_state": 2, "mlp_ratio": 1.0}
+
+
+def network(upsampler: str, scale: int) -> torch.nn.Module:
+    torch.manual_seed(1)
+    return archs.build("mambair", **SMALL, upscale=scale, upsampler=upsampler).eval()
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_nearest_conv_light(scale: int) -> None:
+    model = network("nearest+conv-light", scale)
+    assert archs.infer(model.state_dict())[1] | {"in_chans": 3} == {
+        **SMALL,
+        "upscale": scale,
+        "upsampler": "nearest+conv-light",
+    }
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, 9, 7)).shape == (1, 3, 9 * scale, 7 * scale)
+
+
+def test_no_grid_on_a_flat_picture() -> None:
+    """Untrained, a pixel shuffle gives every place of a pixel a shade of its own; repeating does not."""
+    flat = torch.full((1, 3, 24, 24), 0.4)
+    grids = {}
+    for upsampler in ("nearest+conv-light", "pixelshuffledirect"):
+        with torch.inference_mode():
+            middle = network(upsampler, 4)(flat)[..., 32:64, 32:64]
+        phases = torch.stack([middle[..., y::4, x::4].mean((2, 3)) for y in range(4) for x in range(4)])
+        grids[upsampler] = float(phases.std(dim=0).mean())
+    assert grids["nearest+conv-light"] < 1e-4 < 10 * grids["pixelshuffledirect"]
+    assert grids["pixelshuffledirect"] > 1e-2
+
+
+def test_scales_it_cannot_do() -> None:
+    with pytest.raises(ValueError, match="scales 2 and 4, not 3"):
+        network("nearest+conv-light", 3)
