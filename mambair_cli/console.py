@@ -90,6 +90,15 @@ class Voice:
             if outer:
                 outer.start()
 
+    @contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """What is going on while the block lasts, where something may move."""
+        if self.quiet or self.plain:
+            yield
+            return
+        with self.console.status(text):
+            yield
+
     def _print(self, text: str, style: str | None = None) -> None:
         self.console.print(text, style=style, markup=False)
 

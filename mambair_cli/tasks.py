@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from mambair_cli.images.decode import Picture
 
-    Bytes = NDArray[np.uint8]
-    # (hq, scale, level, rng) -> lq. hq: (H, W) or (H, W, 3) uint8; lq: uint8, or float32 in [0, 1]. Without rng as
-    # the field does it for its benchmarks, the same for every call.
-    Make = Callable[[Bytes, int, float | None, np.random.Generator | None], NDArray[Any]]
+    Bytes = NDArray[np.uint8]  # (H, W) or (H, W, 3)
+    Rng = np.random.Generator | None
+    # A clean picture -> the degraded one (uint8, or float32 in [0, 1]) and what is to come of it, mostly the clean
+    # one. Without a generator it is done as for benchmarks, in the same way for every call.
+    Make = Callable[["Bytes", "Setting", "Rng"], tuple[NDArray[Any], "Bytes"]]
 
 Value = int | str | None  # of a level: a number, a word ("real", "auto"), or not given
 
@@ -54,6 +55,7 @@ class Level:
     measure: Callable[[Picture], tuple[int, str] | None] | None = None
     measured_as: Value = None  # the value that asks for that
     words: tuple[str, ...] = ()  # values that are a kind of their own, for which no other model stands in
+    logarithmic: bool = False  # training draws it evenly in its logarithm
 
     @property
     def metavar(self) -> str:
@@ -63,6 +65,19 @@ class Level:
         """Whether a model trained for `has` may be taken for `value`: words and numbers do not stand in for each
         other."""
         return value is None or (value if value in self.words else None) == (has if has in self.words else None)
+
+    def draw(self, low: float, high: float, rng: np.random.Generator) -> float:
+        """A level from a range, for training."""
+        return round(low * (high / low) ** rng.random()) if self.logarithmic else float(rng.uniform(low, high))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a picture is made worse: by what factor smaller, at what level, with which ranges of a recipe."""
+
+    scale: int = 1
+    level: float | None = None
+    ranges: Any = None  # the record of that name in `degradations`; None: its defaults
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,12 @@ class Degradation:
     standard: bool = True  # made as the field makes it, so a benchmark may; else a benchmark only reads those of sets
     role: str = "LQ"  # folder of such pictures in the sets that can be fetched; {s}: scale
     layouts: tuple[str, ...] = ()  # where else sets keep them; {s}: scale, {q}: level
-    margin: int = 0  # input pixels that a training patch is wider: room for grids of blocks and blurred borders
+    # --- for training ---
+    ranges: str | None = None  # the table of a recipe's [data] that it takes
+    measured_at: Level | None = None  # a level at which it may be validated, though it draws its own
+    margin: int = 0  # input pixels that a patch is wider: room for grids of blocks and blurred borders
+    spared: float = 0.0  # share of samples left as they are
+    whole: bool = False  # made once from whole pictures: then patches are exact up to their borders
 
     def is_for(self, values: Mapping[str, Value]) -> bool:
         """Whether it is what the values of the options (by name) describe."""
@@ -126,39 +146,68 @@ class Task:
 # ---------------------------------------------------------------------------------------------- making pictures worse
 
 
-def _bicubic(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+def _bicubic(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
     from mambair_cli import degradations
 
-    return degradations.downscale(hq, scale)
+    return degradations.downscale(hq, setting.scale), hq
 
 
-def _jpeg(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+def _jpeg(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
     from mambair_cli import degradations
 
-    small = degradations.downscale(hq, scale) if scale > 1 else hq
-    return degradations.jpeg(small, round(level or 0))
+    small = degradations.downscale(hq, setting.scale) if setting.scale > 1 else hq
+    return degradations.jpeg(small, round(setting.level or 0)), hq
 
 
-def _realistic(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+def _jpegs(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
+    from mambair_cli import degradations
+
+    if setting.level:
+        return degradations.jpeg(hq, round(setting.level)), hq
+    return degradations.jpegs(hq, _seeded(rng), setting.ranges or degradations.Jpegs()), hq
+
+
+def _realistic(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
+    from mambair_cli import degradations
+
+    return degradations.realistic(hq, _seeded(rng), setting.scale), hq
+
+
+def _photo(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
+    from mambair_cli import degradations
+
+    colour = _in_colour(hq)
+    return degradations.photo(colour, _seeded(rng), setting.scale, setting.ranges or degradations.Photo()), colour
+
+
+def _noise(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
+    from mambair_cli import degradations
+
+    return degradations.gaussian_noise(hq, setting.level or 0.0, rng), hq
+
+
+def _noises(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
+    from mambair_cli import degradations
+
+    return degradations.noises(_in_colour(hq), _seeded(rng), setting.ranges or degradations.Noises())
+
+
+def _rain(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
+    from mambair_cli import degradations
+
+    return degradations.rain(hq, _seeded(rng)), hq
+
+
+def _seeded(rng: Rng) -> np.random.Generator:
     import numpy as np
 
-    from mambair_cli import degradations
-
-    return degradations.realistic(hq, rng or np.random.default_rng(0), scale)
+    return rng or np.random.default_rng(0)
 
 
-def _noise(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
-    from mambair_cli import degradations
-
-    return degradations.gaussian_noise(hq, level or 0.0, rng)
-
-
-def _rain(hq: Bytes, scale: int, level: float | None, rng: np.random.Generator | None) -> NDArray[Any]:
+def _in_colour(hq: Bytes) -> Bytes:
     import numpy as np
 
-    from mambair_cli import degradations
-
-    return degradations.rain(hq, rng or np.random.default_rng(0))
+    return hq if hq.ndim == 3 else np.repeat(hq[..., None], 3, axis=2)
 
 
 # ----------------------------------------------------------------------------------------------------- reading levels
@@ -203,6 +252,7 @@ QUALITY = Level(
     assumed=10,
     distance=lambda has, wanted: (abs(has - wanted), has),  # the stronger of two equals
     measure=_quality_of,
+    logarithmic=True,  # from 80 to 90 little changes, from 10 to 20 the error halves
 )
 
 UPSCALE = Task(
@@ -238,6 +288,7 @@ UPSCALE = Task(
             make=_bicubic,
             how="Matlab-exact bicubic, uint8",
             role="LRx{s}",
+            whole=True,
             layouts=(
                 *("LRx{s}/*", "LR_bicubic/X{s}/*", "LR_bicubic/x{s}/*", "LRbicx{s}/*", "LR/X{s}/*", "LR/x{s}/*"),
                 *("X{s}/*", "x{s}/*", "image_SRF_{s}/*_LR.*"),
@@ -252,13 +303,8 @@ UPSCALE = Task(
             level=QUALITY,
             margin=16,
         ),
-        Degradation(
-            name="realistic",
-            text="x{scale} of the web",
-            make=_realistic,
-            how="blur, bicubic, noise, JPEG",
-            margin=16,
-        ),
+        Degradation("realistic", "x{scale}, slightly blurred, noisy and compressed", _realistic, margin=16),
+        Degradation("photo", "x{scale} of a photograph", _photo, ranges="photo", margin=16),
     ),
 )
 
@@ -288,6 +334,7 @@ DENOISE = Task(
             how="numpy RandomState(0) for every picture, channels drawn as B, G, R, neither clipped nor rounded",
             level=SIGMA,
         ),
+        Degradation("noises", "noise of many kinds", _noises, ranges="noises", margin=16),
         Degradation(
             name="camera",
             text="noise real",
@@ -318,6 +365,7 @@ DERAIN = Task(
             make=_rain,
             layouts=("LQ/*", "rain/X2/*", "rain/*", "rainy/*", "input/*", "rain-*"),
             standard=False,
+            spared=0.1,  # bright lines in a dry picture are to stay
         ),
     ),
 )
@@ -350,6 +398,7 @@ DECOMPRESS = Task(
             level=QUALITY,
             margin=16,
         ),
+        Degradation("jpegs", "JPEG, once or twice", _jpegs, ranges="jpegs", measured_at=QUALITY),
     ),
 )
 

@@ -12,8 +12,9 @@ from helpers.album import photo
 from helpers.commands import mambair
 from helpers.networks import identity
 from helpers.sets import parts
+from PIL import Image
 
-from mambair_cli import tasks
+from mambair_cli import metrics, tasks
 from mambair_cli.tasks import Degradation, Task
 
 DIM = Task(
@@ -21,8 +22,17 @@ DIM = Task(
     about="Undo underexposure.",
     tag="bright",
     channel="rgb",
-    degradations=(Degradation("dim", "half the light", make=lambda hq, scale, level, rng: hq // 2, how="halved"),),
+    degradations=(Degradation("dim", "half the light", make=lambda hq, setting, rng: (hq // 2, hq), how="halved"),),
 )
+
+RECIPE = """
+task = "brighten"
+summary = "a few steps"
+network = { arch = "mambair", embed_dim = 30, depths = [1], d_state = 1, mlp_ratio = 1.0 }
+data = { degradation = "dim", patch = 16, batch = 1 }
+training = { iterations = 2, rate = 1e-4 }
+validation = { every = 2, originals = 1, side = 64 }
+"""
 
 
 @pytest.fixture
@@ -54,7 +64,20 @@ def test_the_record_gives_a_row_of_bench(brighten: None, weights: Path, tmp_path
     assert outcome.status == 0, outcome.err
     told = json.loads(outcome.out)
     assert told["task"] == "brighten"
-    truth = np.asarray(photo().crop((0, 0, 41, 40))).astype(float)
-    error = np.mean((truth - truth // 2) ** 2)
-    assert told["images"][0]["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=1e-6)
+    truth = np.asarray(photo().crop((0, 0, 41, 40)))
+    assert told["images"][0]["psnr"] == pytest.approx(metrics.psnr(truth // 2, truth, channel="rgb"), abs=1e-6)
     assert "half the light" in told["protocol"]["input"]
+
+
+def test_the_record_gives_a_recipe(brighten: None, tmp_path: Path, capsysbinary: Any) -> None:
+    (tmp_path / "data").mkdir()
+    for number in range(3):
+        photo().resize((64, 64)).rotate(90 * number).save(tmp_path / "data" / f"{number}.png")
+    (tmp_path / "dim.toml").write_text(RECIPE)
+    arguments = ("train", tmp_path / "dim.toml", "--data", tmp_path / "data", "--out", tmp_path / "run")
+    outcome = mambair(*arguments, "--workers", 0, "--device", "cpu", capture=capsysbinary)
+    assert outcome.status == 0, outcome.err
+    card = json.loads((tmp_path / "run" / "dim.json").read_text())
+    assert card["task"] == "brighten"
+    truth = np.asarray(Image.open(tmp_path / "data" / card["data"]["validation"][0]))
+    assert card["baseline"] == pytest.approx(metrics.psnr(truth // 2, truth, channel="rgb"), abs=1e-3)

@@ -224,7 +224,9 @@ def test_recipes_of_the_package(name: str, photos: Path) -> None:
     archs.build(arch, **kwargs)
     of = replace(of, data=replace(of.data, patch=20, batch=4))
     clean = pictures.decode(sorted(photos.iterdir())[:2], data.smallest_side(of))
-    small = pictures.downscaled(clean, of.scale) if of.data.degradation == "bicubic" else []
+    small = (
+        pictures.made_worse(clean, partial(degradations.downscale, scale=of.scale)) if of.degradation.whole else []
+    )
     lq, hq = data.Batches(of, clean, small)[3]
     assert lq.shape == (4, 3, 20, 20)
     assert hq.shape == (4, 3, 20 * of.scale, 20 * of.scale)
@@ -249,7 +251,7 @@ def test_samples_depend_on_seed_and_iteration_only(photos: Path) -> None:
 def test_bicubic_samples_are_cut_from_the_picture_downscaled_whole(photos: Path) -> None:
     of = replace(brief(scale=3), data=replace(brief().data, patch=8, batch=16))
     clean = pictures.decode(sorted(photos.iterdir()), 24)
-    lq, hq = data.Batches(of, clean, pictures.downscaled(clean, 3))[0]
+    lq, hq = data.Batches(of, clean, pictures.made_worse(clean, partial(degradations.downscale, scale=3)))[0]
     for small, large in zip(lq, hq, strict=True):
         whole = degradations.downscale((large * 255).round().byte().permute(1, 2, 0).numpy(), 3)
         inside = (slice(None), slice(2, -2), slice(2, -2))  # the filter reaches two pixels

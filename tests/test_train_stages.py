@@ -141,7 +141,7 @@ def test_a_discriminator_learns_to_tell_sharp_from_soft() -> None:
     lq = torch.nn.functional.avg_pool2d(truth, 2)
     soft = enlarge(lq, truth)
     assert soft.shape == truth.shape
-    for _ in range(60):
+    for _ in range(200):
         seen = rival.learn(soft, truth, soft, 1.0)
     assert seen[-1].mean() > 0.2
     good, bad = (rival.objection(picture, soft, seen) for picture in (truth, soft))
@@ -175,7 +175,12 @@ def test_pairs_beside_pictures_and_as_validation(photos: Path, own: Path) -> Non
     of = brief()
     clean, pairs = pictures.decode(found.training, 24), pictures.decode_pairs(found.pairs, 12, 2)
     dark = 0
-    for lq, hq in map(data.Batches(of, clean, pictures.downscaled(clean, 2), pairs=pairs).__getitem__, range(10)):
+    for lq, hq in map(
+        data.Batches(
+            of, clean, pictures.made_worse(clean, partial(degradations.downscale, scale=2)), pairs=pairs
+        ).__getitem__,
+        range(10),
+    ):
         assert lq.shape[2:] == (12, 12)
         dark += int((lq.mean((1, 2, 3)) < 0.7 * hq.mean((1, 2, 3))).sum())
     assert 10 < dark < 30  # of 40: about half are pairs
@@ -274,7 +279,7 @@ def test_truths_can_be_made_smaller_first(photos: Path) -> None:
     kept = []
     for shrink in ((1.0, 1.0), (0.5, 0.5)):
         changed = replace(of, data=replace(of.data, shrink=shrink))
-        batches = [data.Batches(changed, clean)[number][1] for number in range(6)]
+        batches = [data.Batches(changed, clean)[number][1] for number in range(40)]
         assert batches[0].shape == (6, 3, 32, 32)
         kept.append(float(torch.stack([hq.diff(dim=2).abs().mean() for hq in batches]).mean()))
     assert kept[1] > 1.2 * kept[0]

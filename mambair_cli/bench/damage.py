@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambair_cli.tasks import TASKS, Degradation, Task
+from mambair_cli.tasks import TASKS, Degradation, Setting, Task
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Damage:
         if self.degradation.make is None:
             raise ValueError(f"{self} cannot be made")
         level = None if isinstance(self.level, str) else self.level
-        return self.degradation.make(truth, self.scale, level, None)
+        return self.degradation.make(truth, Setting(self.scale, level), None)[0]
 
     def describe(self, read: bool) -> str:
         """For reports: where the degraded pictures came from."""

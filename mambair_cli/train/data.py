@@ -7,7 +7,7 @@ uninterrupted one sees, with any number of workers.
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -21,27 +21,22 @@ from torch.utils.data import DataLoader, Dataset
 
 from mambair_cli import degradations
 from mambair_cli.degradations import Bytes
+from mambair_cli.tasks import Setting
 from mambair_cli.train.pictures import PathPair, decode, decode_pairs
 from mambair_cli.train.recipe import Recipe
 
-# Pixels of the network's input that a patch is wider than what is kept of it: room to shift the grid of JPEG blocks
-# (16 for 4:2:0), and real surroundings for blur and resizing.
-MARGIN = {"jpeg": 16, "realistic": 16, "noises": 16, "photo": 16}
-DRY = 0.1  # share of derain's samples without rain: bright lines in a dry picture are to stay
-
 Pixels = NDArray[Any]  # (h, w) or (h, w, 3), uint8 or float32 in [0, 1]
-Degradation = Callable[[Bytes, np.random.Generator], tuple[Pixels, Bytes]]
 
 
 def smallest_side(recipe: Recipe) -> int:
     """The shortest side that a training picture may have."""
-    return (recipe.data.patch + MARGIN.get(recipe.data.degradation, 0)) * recipe.scale
+    return (recipe.data.patch + recipe.degradation.margin) * recipe.scale
 
 
 class Batches(Dataset[tuple[Tensor, ...]]):
     """Batch number i: lq (B, 3, p, p), hq (B, 3, p*s, p*s) and, with a teacher, its hq; float32 in [0, 1].
 
-    `small`: the pictures downscaled, for bicubic; `taught`: what the teacher makes of these.
+    `small`: what the pictures were made into as wholes; `taught`: what the teacher makes of these.
     """
 
     def __init__(
@@ -55,7 +50,7 @@ class Batches(Dataset[tuple[Tensor, ...]]):
     ) -> None:
         self.data, self.scale, self.seed = recipe.data, recipe.scale, recipe.training.seed
         self.pictures, self.small, self.taught, self.pairs = pictures, small, taught, pairs
-        self.degrade = degradation(recipe) if pictures and not small else None
+        self.degradation = recipe.degradation
         self.places = range(rank * self.data.batch, (rank + 1) * self.data.batch)
 
     def __getitem__(self, iteration: int) -> tuple[Tensor, ...]:
@@ -68,18 +63,28 @@ class Batches(Dataset[tuple[Tensor, ...]]):
             pair, symmetry = self.pairs[int(rng.integers(len(self.pairs)))], int(rng.integers(8))
             return [turn(patch, symmetry) for patch in aligned(pair, (1, self.scale), self.data.patch, rng)]
         index, symmetry = int(rng.integers(len(self.pictures))), int(rng.integers(8))
-        if self.degrade is None:
+        if self.small:
             sources = [self.small[index], self.pictures[index], *self.taught[index : index + 1]]
             patches = aligned(sources, (1, self.scale, self.scale), self.data.patch, rng)
             return [turn(patch, symmetry) for patch in patches]
         patch = turn(self._cut(self.pictures[index], rng), symmetry)
         if rng.random() < self.data.grey:
             patch = np.array(Image.fromarray(patch).convert("L"))
-        return [in_colour(p) for p in self.degrade(patch, rng)]
+        return [in_colour(p) for p in self._degraded(patch, rng)]
+
+    def _degraded(self, patch: Bytes, rng: np.random.Generator) -> Sequence[Pixels]:
+        """lq and hq out of a patch that is wider than both."""
+        how, data = self.degradation, self.data
+        if how.spared and rng.random() < how.spared:
+            return patch, patch
+        level = how.level.draw(*data.level, rng) if how.level and data.level else None
+        assert how.make is not None
+        pair = how.make(patch, Setting(self.scale, level, data.ranges_of(how)), rng)
+        return aligned(pair, (1, self.scale), data.patch, rng) if how.margin else pair
 
     def _cut(self, picture: Bytes, rng: np.random.Generator) -> Bytes:
         """A square of the picture, or of the picture made smaller, wide enough for what is cut off later."""
-        wide = self.data.patch + MARGIN.get(self.data.degradation, 0)
+        wide = self.data.patch + self.degradation.margin
         if self.data.shrink == (1.0, 1.0):
             return aligned([picture], (self.scale,), wide, rng)[0]
         side = wide * self.scale
@@ -119,43 +124,6 @@ def turn(patch: Pixels, symmetry: int) -> Pixels:
     return np.ascontiguousarray(np.swapaxes(patch, 0, 1) if symmetry & 4 else patch)
 
 
-def degradation(recipe: Recipe) -> Degradation:
-    """What makes a pair (lq, hq) out of a patch that is wider than both by `MARGIN`."""
-    data, scale = recipe.data, recipe.scale
-    low, high = data.level or (0.0, 0.0)
-
-    def noise(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        return degradations.gaussian_noise(hq, rng.uniform(low, high), rng), hq
-
-    def jpeg(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        # Evenly over the logarithm: from 80 to 90 little changes, from 10 to 20 the error halves.
-        lq = degradations.jpeg(hq, round(low * (high / low) ** rng.random()))
-        lq, hq = aligned([lq, hq], (1, 1), data.patch, rng)
-        return lq, hq
-
-    def jpegs(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        return degradations.jpegs(hq, rng, data.jpegs), hq
-
-    def realistic(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        lq, edge = degradations.realistic(hq, rng, scale), MARGIN["realistic"] // 2
-        return lq[edge:-edge, edge:-edge], hq[edge * scale : -edge * scale, edge * scale : -edge * scale]
-
-    def noises(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        lq, hq = aligned(degradations.noises(in_colour(hq), rng, data.noises), (1, 1), data.patch, rng)
-        return lq, hq
-
-    def photo(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        hq = in_colour(hq)
-        lq, hq = aligned([degradations.photo(hq, rng, scale, data.photo), hq], (1, scale), data.patch, rng)
-        return lq, hq
-
-    def rain(hq: Bytes, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
-        return (hq if rng.random() < DRY else degradations.rain(hq, rng)), hq
-
-    every = (noise, noises, jpeg, jpegs, realistic, photo, rain)
-    return {function.__name__: function for function in every}[data.degradation]
-
-
 def validation_pairs(recipe: Recipe, chosen: Sequence[Path | PathPair]) -> list[tuple[Tensor, Bytes]]:
     """Whole centres, lq (1, 3, h, w) and the truth (H, W, 3): read, or made worse once and always in the same way."""
     side, scale = recipe.validation.side // recipe.scale, recipe.scale
@@ -179,26 +147,9 @@ def validation_pairs(recipe: Recipe, chosen: Sequence[Path | PathPair]) -> list[
 
 def degraded(hq: Bytes, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
     """A whole picture made worse, and its truth; at `validation.level` where there is one."""
-    level = recipe.validation.level or 0.0
-    match recipe.data.degradation:
-        case "bicubic":
-            return degradations.downscale(hq, recipe.scale), hq
-        case "realistic":
-            return degradations.realistic(hq, rng, recipe.scale), hq
-        case "photo":
-            return degradations.photo(hq, rng, recipe.scale, recipe.data.photo), hq
-        case "noise":
-            return degradations.gaussian_noise(hq, level, rng), hq
-        case "noises":
-            return degradations.noises(hq, rng, recipe.data.noises)
-        case "jpeg":
-            return degradations.jpeg(hq, round(level)), hq
-        case "jpegs":
-            return degradations.jpeg(hq, round(level)) if level else degradations.jpegs(
-                hq, rng, recipe.data.jpegs
-            ), hq
-        case _:
-            return degradations.rain(hq, rng), hq
+    how = recipe.degradation
+    assert how.make is not None
+    return how.make(hq, Setting(recipe.scale, recipe.validation.level, recipe.data.ranges_of(how)), rng)
 
 
 def to_tensor(pixels: Pixels) -> Tensor:

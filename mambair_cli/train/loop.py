@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mambair_cli import degradations, metrics
 from mambair_cli.degradations import Bytes
 from mambair_cli.errors import MambairError
+from mambair_cli.tasks import TASKS
 from mambair_cli.train.processes import ALONE, Processes
 from mambair_cli.train.recipe import Recipe, Training
 from mambair_cli.train.rival import enlarge
@@ -166,8 +167,8 @@ def baseline(recipe: Recipe, pairs: Sequence[Pair]) -> float:
 
 def score(result: Bytes, hq: Bytes, recipe: Recipe) -> float:
     """PSNR by the task's protocol: Y for upscaling (border cropped), deraining and JPEG, RGB for denoising."""
-    crop = recipe.scale if recipe.task == "upscale" else 0
-    return metrics.psnr(result, hq, channel="rgb" if recipe.task == "denoise" else "y", crop=crop)
+    protocol = TASKS[recipe.task].protocol(recipe.scale)
+    return metrics.psnr(result, hq, channel=protocol.channel, crop=protocol.crop)
 
 
 def finite(value: float, what: str, state: State) -> None:

@@ -132,9 +132,9 @@ def decode_pairs(pairs: Sequence[PathPair], smallest: int, scale: int) -> list[t
     return [(lq, degradations.modcrop(hq, scale)) for lq, hq in zip(low, high, strict=True)]
 
 
-def downscaled(pictures: Sequence[Bytes], scale: int) -> list[Bytes]:
-    """The bicubic small versions of whole pictures: what is cropped from them is exact up to its border."""
-    return store(_threaded(lambda picture: degradations.downscale(picture, scale), pictures))
+def made_worse(pictures: Sequence[Bytes], degrade: Callable[[Bytes], Bytes]) -> list[Bytes]:
+    """Whole pictures, degraded once: what is cropped from them is exact up to its border."""
+    return store(_threaded(degrade, pictures))
 
 
 def store(pictures: Iterable[Bytes]) -> list[Bytes]:

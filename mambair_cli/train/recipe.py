@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mambair_cli.degradations import Jpegs, Noises, Photo
 from mambair_cli.errors import UsageError
+from mambair_cli.tasks import TASKS, Degradation
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,12 +21,6 @@ else:
 
 FOLDER = Path(__file__).with_name("recipes")
 KEYS = Path(__file__).with_name("keys.toml")  # every key with what it does and its default, for people
-DEGRADATIONS = {  # of the package degradations, by task
-    "upscale": ("bicubic", "realistic", "photo"),
-    "denoise": ("noise", "noises"),
-    "decompress": ("jpeg", "jpegs"),
-    "derain": ("rain",),
-}
 PARTS = ("data", "training", "teacher", "adversarial")  # what a stage may change
 Span = tuple[float, float]
 
@@ -44,6 +39,10 @@ class Data:
     photo: Photo = field(default_factory=Photo)  # ranges of "photo"
     grey: float = 0.0  # share of samples without colour, where samples are degraded one by one
     pairs: float = 0.5  # share of samples from pairs of one's own, where pictures are given as well
+
+    def ranges_of(self, degradation: Degradation) -> Any:
+        """The record of ranges that a degradation takes, if any."""
+        return getattr(self, degradation.ranges) if degradation.ranges else None
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A larger network to imitate; for "bicubic" only, where what it makes of a picture can be computed once."""
+    """A larger network to imitate, where whole pictures are degraded: what it makes of them is computed once."""
 
     model: str  # of the zoo, or a file
     weight: float  # share of the loss
@@ -123,6 +122,11 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, tuples, strings and numbers."""
         return asdict(self)
+
+    @property
+    def degradation(self) -> Degradation:
+        """The task's degradation of that name."""
+        return {d.name: d for d in TASKS[self.task].degradations}[self.data.degradation]
 
     def arguments(self) -> tuple[str, dict[str, Any]]:
         """Architecture and arguments for `archs.build`. Raises UsageError where it cannot enlarge by the scale."""
@@ -188,35 +192,36 @@ def parse(table: Mapping[str, Any], name: str) -> Recipe:
 def check(recipe: Recipe) -> None:
     """Raise UsageError where the values of one stage contradict each other or make no sense."""
     name, data, training, validation = recipe.name, recipe.data, recipe.training, recipe.validation
-    _one_of(name, "task", recipe.task, DEGRADATIONS)
-    _one_of(name, "data.degradation", data.degradation, DEGRADATIONS[recipe.task])
+    _one_of(name, "task", recipe.task, TASKS)
+    task = TASKS[recipe.task]
+    _one_of(name, "data.degradation", data.degradation, [d.name for d in task.degradations if d.make])
+    how = recipe.degradation
     _one_of(name, "training.optimizer", training.optimizer, ("adam", "adamw"))
     _one_of(name, "training.schedule", training.schedule, ("cosine", "multistep"))
     _one_of(name, "training.loss", training.loss, ("l1", "charbonnier"))
-    leveled = data.degradation in ("noise", "jpeg")
-    bicubic = data.degradation == "bicubic"
+    whole = " or ".join(d.name for d in task.degradations if d.whole) or "none"
+    leveled, level = how.level is not None, how.level or how.measured_at
+    lowest, highest = (level.low, level.high) if level else (0, 0)
     noises, rival = data.noises, recipe.adversarial
     rules = {
         "network.arch is missing": "arch" in recipe.network,
-        "scale is above 1 for upscaling, and only there": (recipe.scale > 1) == (recipe.task == "upscale"),
+        "scale is above 1 for upscaling, and only there": (recipe.scale > 1) == task.enlarges,
         "data.level belongs to noise and jpeg, and only to them": (data.level is not None) == leveled,
         "validation.level belongs to noise and jpeg, and to them always": (validation.level is not None) == leveled
-        or data.degradation == "jpegs",
-        "data.level is [low, high], not below 0": data.level is None or 0 <= data.level[0] <= data.level[1],
-        "data.level of jpeg is from 1 to 100": data.degradation != "jpeg"
-        or data.level is None
-        or 1 <= data.level[0] <= data.level[1] <= 100,
-        "data.shrink is [low, high] above 0 and at most 1, and 1 for bicubic": 0
+        or how.measured_at is not None,
+        f"data.level is [low, high], from {lowest} to {highest}": data.level is None
+        or lowest <= data.level[0] <= data.level[1] <= highest,
+        f"data.shrink is [low, high] above 0 and at most 1, and 1 for {whole}": 0
         < data.shrink[0]
         <= data.shrink[1]
         <= 1
-        and (data.shrink[0] == 1 or not bicubic),
+        and (data.shrink[0] == 1 or not how.whole),
         "data.jpegs.quality is from 1 to 100": data.jpegs.quality[0] >= 1 and data.jpegs.quality[1] <= 100,
         "data.noises.white and data.noises.cameras add up to at most 1": 0 <= noises.white + noises.cameras <= 1,
-        "a teacher goes with bicubic only": recipe.teacher is None or bicubic,
+        f"a teacher goes with {whole} only": recipe.teacher is None or how.whole,
         "teacher.weight is a share": recipe.teacher is None or 0 < recipe.teacher.weight <= 1,
         "data.patch and data.batch are at least 1": min(data.patch, data.batch) >= 1,
-        "data.grey is a share, and 0 for bicubic": 0 <= data.grey <= (not bicubic),
+        f"data.grey is a share, and 0 for {whole}": 0 <= data.grey <= (not how.whole),
         "data.pairs is a share": 0 <= data.pairs <= 1,
         "training.iterations is at least 1": training.iterations >= 1,
         "training.rate, training.clip and training.share are above 0": min(

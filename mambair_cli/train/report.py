@@ -10,20 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from mambair_cli.atomic import atomic_write
+from mambair_cli.console import Voice
 from mambair_cli.train.loop import Report
 from mambair_cli.train.state import State
 
 
 @contextmanager
-def display(say: Console, name: str) -> Iterator[Report]:
+def display(voice: Voice, name: str) -> Iterator[Report]:
     """A live line on a terminal: iteration, speed, loss, PSNR, time left; elsewhere a line per validation."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     recent: deque[tuple[float, float]] = deque(maxlen=100)  # time and loss of the last steps
-    with Progress(*columns, console=say, disable=not say.is_terminal) as bar:
+    with voice.progress(*columns) as bar:
         task = bar.add_task(name, total=1.0)
 
         def report(state: State, progress: float, loss: float) -> None:
@@ -34,8 +34,8 @@ def display(say: Console, name: str) -> Iterator[Report]:
             if state.history:
                 words += f" · {state.history[-1]['psnr']:.3f} dB"
             bar.update(task, completed=progress, description=words)
-            if not say.is_terminal and state.history and state.history[-1]["iteration"] == state.iteration:
-                say.print(f"{int(100 * progress):3}% {words}", soft_wrap=True)
+            if voice.plain and state.history and state.history[-1]["iteration"] == state.iteration:
+                voice.say(f"{int(100 * progress):3}% {words}", None)
 
         yield report
 

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
 from mambair_cli import archs
+from mambair_cli.console import Voice
 from mambair_cli.errors import UsageError
 from mambair_cli.restoring.restorer import Restorer, pick_device
 from mambair_cli.train import curve, data, init, loop, pictures
@@ -51,7 +52,7 @@ class Setting:
     device: torch.device
     bf16: bool
     processes: Processes
-    say: Console
+    voice: Voice
 
 
 def train(recipe: Recipe, options: Options) -> Path:
@@ -70,12 +71,11 @@ def train(recipe: Recipe, options: Options) -> Path:
         raise UsageError(f"{options.minutes:g} minutes are no time to train.", "Give --minutes a number above 0.")
     with connected(options.device) as (processes, name):
         device, quiet = pick_device(name), options.quiet or not processes.first
-        say = Console(stderr=True, quiet=quiet, highlight=False)
-        return _train(recipe, options, Setting(device, use_bf16(options.precision, device), processes, say))
+        return _train(recipe, options, Setting(device, use_bf16(options.precision, device), processes, Voice(quiet)))
 
 
 def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
-    device, say = setting.device, setting.say
+    device, say = setting.device, setting.voice.say
     checkpoint, model = options.out / "checkpoint.pt", options.out / f"{recipe.name}.safetensors"
     found = pictures.find(options.folders, recipe.scale, recipe.validation.originals)
     parts = recipe.parts()
@@ -84,10 +84,10 @@ def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
     state = begin(recipe, options, setting, found.sha256)
     setting.processes.share(state.network)
     count = len(found.training) + len(found.pairs)
-    say.print(
+    say(
         f"{recipe.name}: {count} pictures to train on and {len(pairs)} to measure on, of which doing "
         f"nothing gets {nothing:.2f} dB; {device}, {'bf16' if setting.bf16 else 'fp32'}",
-        soft_wrap=True,
+        None,
     )
     taught_by = next((teacher(part.teacher, part, device) for part in parts if part.teacher), None)
 
@@ -100,7 +100,7 @@ def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
 
     shares = [part.training.share * (number >= state.first) for number, part in enumerate(parts)]
     shares = [share / sum(shares) for share in shares]
-    with display(say, recipe.name) as report:
+    with display(setting.voice, recipe.name) as report:
         for number in range(state.stage, len(parts)):
             part = parts[number]
             if number > state.stage:
@@ -138,14 +138,14 @@ def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
         },
     }
     card = export(model, state.average.module, recipe, lambda net: loop.validate(net, recipe, pairs, device), facts)
-    say.print(f"{card['psnr']:.2f} dB, {card['bytes']:,} bytes, {card['dtype']}", soft_wrap=True)
+    say(f"{card['psnr']:.2f} dB, {card['bytes']:,} bytes, {card['dtype']}", None)
     if card["psnr"] < nothing:
         why = (
             "That is the price of sharpness, so judge by eye."
             if parts[-1].adversarial
             else "It did not learn enough: train longer, begin with --init, or check that pictures and task agree."
         )
-        say.print(f"That is {nothing - card['psnr']:.2f} dB below doing nothing. {why}", soft_wrap=True)
+        say(f"That is {nothing - card['psnr']:.2f} dB below doing nothing. {why}", None)
     return model
 
 
@@ -169,7 +169,7 @@ def begin(recipe: Recipe, options: Options, setting: Setting, pictures_hash: str
     if options.init:
         taken = init.take_over(network, init.read(options.init))
         left = f"; these are new: {', '.join(taken.left)}" if taken.left else ""
-        setting.say.print(f"{options.init}: {taken.tensors} tensors taken over{left}", soft_wrap=True)
+        setting.voice.say(f"{options.init}: {taken.tensors} tensors taken over{left}", None)
         facts = {"model": Path(options.init).name, "new": list(taken.left)}
     state = State.fresh(network, part, facts)
     state.first = state.stage = options.stage - 1
@@ -183,19 +183,19 @@ def overall(report: Report, done: float, share: float) -> Report:
 
 def prepare(part: Recipe, found: Files, taught_by: Restorer | None, out: Path, setting: Setting) -> data.Batches:
     """Decode, downscale and teach, whatever the stage needs, once for all its iterations."""
-    say, rank = setting.say, setting.processes.rank
-    with say.status("decoding"):
+    voice, rank = setting.voice, setting.processes.rank
+    with voice.status("decoding"):
         clean = pictures.decode(found.training, data.smallest_side(part))
         own = pictures.decode_pairs(found.pairs, part.data.patch, part.scale)
-    if part.data.degradation != "bicubic":
+    if not part.degradation.whole:
         return data.Batches(part, clean, pairs=own, rank=rank)
-    with say.status("downscaling"):
-        small = pictures.downscaled(clean, part.scale)
+    with voice.status("downscaling"):
+        small = pictures.made_worse(clean, lambda hq: data.degraded(hq, part, np.random.default_rng(0))[0])
     if not part.teacher or taught_by is None:
         return data.Batches(part, clean, small, pairs=own, rank=rank)
     if own:
         raise UsageError("A teacher and pairs of one's own do not go together.", "Leave out one of them.")
-    with Progress(console=say) as bar:
+    with voice.progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(f"{taught_by.spec.name} teaches", total=len(small))
         taught = teach(taught_by, small, out, found.sha256, lambda done, total: bar.update(task, completed=done))
     return data.Batches(part, clean, small, taught, rank=rank)
