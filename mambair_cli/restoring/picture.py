@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from mambair_cli.atomic import atomic_write
-from mambair_cli.errors import MambairError
+from mambair_cli.errors import UsageError
 from mambair_cli.images import encode
 from mambair_cli.images.decode import Picture, read_picture
 from mambair_cli.images.encode import Encoding
@@ -65,11 +65,14 @@ class Result:
         return stream.getvalue()
 
     def save(self, path: str | Path, encoding: Encoding | None = None) -> tuple[str, ...]:
-        """Write a file, whole or not at all, and return what could not be kept. Raises MambairError."""
+        """Write a file, whole or not at all, and return what could not be kept.
+
+        Raises MambairError where it cannot be written, UsageError for a suffix of no format.
+        """
         target = Path(path)
         form = of_suffix(target)
         if form is None:
-            raise MambairError(f"{target} has no suffix of a format that can be written.", "For example .png.")
+            raise UsageError(f"{target} has no suffix of a format that can be written.", "For example .png.")
         with atomic_write(target) as stream:
             return tuple(encode.write(self.picture, stream, form, encoding or Encoding()))
 
