@@ -139,7 +139,7 @@ class Task:
         return getattr(record, self.level.name) if self.level else None
 
     def benchmark(self, values: Mapping[str, Value]) -> Degradation:
-        """The degradation that the values of the options (by name) describe, else the field's usual one."""
+        """The degradation that the values of the options (by name) describe, else the usual one."""
         return next((d for d in self.degradations if d.is_for(values)), self.degradations[0])
 
 

@@ -142,7 +142,7 @@ def test_killed_at_20_random_moments_it_ends_as_if_nothing_had_happened(
         process.join(chance.uniform(0.2, 0.9) * duration)
         process.kill()
         process.join()
-        if len(list((tmp_path / "broken").glob("*.png"))) > 20:  # begin again: every moment shall have its turn
+        if len(list((tmp_path / "broken").glob("*.png"))) > 20:  # begin again: so that every moment has its turn
             for path in list((tmp_path / "broken").glob("*.png"))[::2]:
                 path.unlink()
     last = start(server, *command, tmp_path / "broken")

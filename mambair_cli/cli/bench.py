@@ -1,4 +1,4 @@
-"""bench: the field's tables in one command."""
+"""bench: the tables of the papers in one command."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def bench(
     backward: Backward = False,
     threads: Threads = None,
 ) -> None:
-    """Measure models on the field's test sets, by the protocol of their papers.
+    """Measure models on the usual test sets, by the protocol of their papers.
 
     [bold]Examples[/]
 

@@ -157,7 +157,7 @@ def as_float(pixels: Array) -> Array:
 
 
 def quantise(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Float samples clipped to [0, 1], at a depth, rounded half to even (as the field's metrics expect)."""
+    """Float samples clipped to [0, 1], at a depth, rounded half to even (as published scores expect)."""
     values = np.clip(values, 0.0, 1.0)
     if dtype == np.float32:
         return values

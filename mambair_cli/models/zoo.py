@@ -35,8 +35,7 @@ class Source:
     """Where a checkpoint is, and how to tell that it is the right one."""
 
     filename: str
-    urls: tuple[str, ...] = ()  # tried in order; Google Drive's comes first where there is a drive_id
-    drive_id: str | None = None
+    urls: tuple[str, ...] = ()  # tried in order; Google Drive's comes first where there is one
     folder: str | None = None  # a shared folder: the file can only be fetched by hand
     bundled: bool = False  # shipped in mambair_cli/models/
     sha256: str | None = None
@@ -141,7 +140,7 @@ def resolve(
     Without `model`, the bundled one of the task; an alias (`light`, `base`, ...) gives the best published one of that
     kind. Noise: the nearest trained level at or above `sigma` (0 to 255), else the highest; "real" is its own kind.
     JPEG: the nearest quality, the stronger of two equals. A full model name always wins, and so does a level that
-    nobody trained for: compare `spec.sigma` or `spec.quality` with the wish to tell the user.
+    nobody trained for: compare `spec.sigma` or `spec.quality` with what was asked for, to tell the user.
 
     Raises UsageError for a request that makes no sense, Unavailable where no bundled model can do it; its hint says
     how to get one.
@@ -325,4 +324,4 @@ def _source(filename: str, urls: Iterable[str] = (), drive_id: str | None = None
     if filename != Path(filename).name or set(filename) & set("/\\:\0") or filename in ("", ".", ".."):
         raise ValueError(f"{filename!r} is not a plain file name")
     drive = (DRIVE.format(id=drive_id),) if drive_id else ()
-    return Source(filename, drive + tuple(url.format(filename=filename) for url in urls), drive_id=drive_id, **more)
+    return Source(filename, drive + tuple(url.format(filename=filename) for url in urls), **more)

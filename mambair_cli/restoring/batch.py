@@ -54,7 +54,7 @@ class Listener(Protocol):
 def run(jobs: Sequence[Job], request: Request, load: Load, settings: Settings, listener: Listener) -> None:
     """Restore all jobs in order and tell `listener` of each. One bad file stops nothing.
 
-    A full disk ends it, a failure where that is wished, and missing weights; what follows is told as not tried.
+    A full disk ends it, a failure where that is asked for, and missing weights; what follows is told as not tried.
     Raises Unavailable where the weights of a model cannot be had.
     """
     atomic.sweep({job.target.parent for job in jobs if job.target})
@@ -256,7 +256,7 @@ def _write(job: Job, result: Picture, record: Record, settings: Settings) -> Wri
 
 
 def _compare(job: Job, written: Written, settings: Settings) -> Written:
-    """The comparison, where one is wished; without it a job has not done what was asked."""
+    """The comparison, where one is asked for; without it a job has not done what was asked."""
     if not (job.source and job.target and job.comparison):
         return written
     try:

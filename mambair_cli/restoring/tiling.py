@@ -21,7 +21,7 @@ from mambair_cli.restoring.running import GRAIN
 
 OVERLAP = 32  # input pixels shared by neighbouring tiles
 SMALLEST = 32  # input pixels; a device without room for less than this has no room for the network
-MOST = {"cpu": 384, "cuda": 1024, "mps": 512}  # side of the largest automatic tile; on CPUs larger ones are slower
+LARGEST_AUTOMATIC = {"cpu": 384, "cuda": 1024, "mps": 512}  # side of the largest automatic tile; on CPUs larger ones are slower
 CPU_BUDGET = 1 << 30  # bytes that the tile may take there, so that the machine stays usable
 ASSUMED = 4 << 30  # free bytes where the system does not say
 
@@ -159,7 +159,7 @@ class TileSize:
         """
         budget = min(free_memory(device) // 2, CPU_BUDGET if device.type == "cpu" else sys.maxsize)
         side = math.isqrt(max(budget // bytes_per_pixel, 0)) // 64 * 64
-        size = cls(max(min(side, MOST[device.type]), SMALLEST))
+        size = cls(max(min(side, LARGEST_AUTOMATIC[device.type]), SMALLEST))
         return None if height * width <= size.side**2 else size
 
     def half(self) -> TileSize:
