@@ -70,3 +70,26 @@ def test_an_endless_stream_that_is_no_picture_is_refused_at_once() -> None:
         with pytest.raises(BadImage, match="not a picture"):
             read_picture(endless.stdout)
         endless.kill()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes streams as a shell does")
+@pytest.mark.parametrize(
+    ("arguments", "closed", "said"),
+    [
+        ("-", "<&-", "stdin is closed"),
+        ("--files-from -", "<&-", "stdin is closed"),
+        ("-o - photo.png", ">&-", "stdout is closed"),
+    ],
+)
+def test_commands_say_in_two_lines_which_stream_is_closed(
+    arguments: str, closed: str, said: str, tmp_path: Path
+) -> None:
+    photo().save(tmp_path / "photo.png")
+    command = f"exec {sys.executable} -m mambair_cli upscale -s 2 {arguments} {closed}"
+    ended = subprocess.run(["sh", "-c", command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False)
+    lines = [line for line in ended.stderr.splitlines() if "done, " not in line]
+    assert ended.returncode in (1, 2)
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(lines) <= 2
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -131,6 +132,9 @@ def _opened(source: Source, max_pixels: int) -> Iterator[tuple[IO[bytes], Image.
         raise BadImage(f"more than {max_pixels:,} pixels", _RAISE_LIMIT) from error
     except UnidentifiedImageError as error:
         raise BadImage("not a picture, or not one that can be read", _hint(source)) from error
+    except OSError as error:
+        why = "it is closed" if error.errno == errno.EBADF else error
+        raise BadImage(f"cannot be read: {why}") from error
     except Exception as error:  # decoders raise anything: struct.error, KeyError, zlib.error, SyntaxError, ...
         raise BadImage(f"cannot be read: {error or type(error).__name__}") from error
 
