@@ -195,6 +195,8 @@ def _count(image: Image.Image) -> int:
 
 
 def _check_pixels(size: tuple[int, int], frames: int, max_pixels: int) -> None:
+    if not min(size):
+        raise BadImage(f"it has no pixels ({size[0]}x{size[1]})")
     if size[0] * size[1] * frames > max_pixels:
         each = f" in {frames} frames" if frames > 1 else ""
         raise BadImage(
