@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import BadImage, UsageError
 from mambair_cli.images import color
-from mambair_cli.images.decode import read_picture
+from mambair_cli.images.decode import read_rgb
 from mambair_cli.images.formats import MAX_PIXELS
 
 Bytes = NDArray[np.uint8]
@@ -61,20 +61,9 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> Bytes:
     """A picture as one looks at it: upright, in sRGB, (H, W, 3), transparency on white. Raises BadImage."""
     try:
-        picture = read_picture(path, max_pixels)
+        return read_rgb(path, max_pixels)
     except BadImage as error:
         raise BadImage(f"{_readable(path)}: {error.message}", error.hint) from error
-    frame = picture.frames[0]
-    pixels = frame.pixels
-    if pixels.dtype != np.uint8:
-        pixels = color.quantise(color.as_float(pixels), np.dtype(np.uint8))
-    if picture.space:
-        pixels = color.apply(picture.space.to_srgb, pixels)
-    pixels = np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
-    if frame.alpha is None:
-        return pixels
-    alpha = color.as_float(frame.alpha)[..., None]
-    return color.quantise(color.as_float(pixels) * alpha + 1.0 - alpha, np.dtype(np.uint8))
 
 
 def aligned(before: Bytes, after: Bytes) -> tuple[tuple[Bytes, Bytes], tuple[str, str]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mambair_cli.errors import MambairError
+from mambair_cli.errors import MambairError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -100,7 +100,7 @@ class Voice:
             yield
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False)
+        self.console.print(printable(text, lines=True), style=style, markup=False)
 
 
 voice = Voice()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class MambairError(Exception):
     """Something the user must know. `message` says what and why, `hint` what to do about it."""
@@ -35,3 +37,24 @@ class BadCheckpoint(Unavailable):
 
 class BadImage(MambairError):
     """A picture cannot be read, or cannot be handled without losing something."""
+
+
+_SHORT = {"\a": r"\a", "\b": r"\b", "\t": r"\t", "\n": r"\n", "\v": r"\v", "\f": r"\f", "\r": r"\r"}
+# What a terminal obeys or is misled by: control characters (C0, DEL, C1), separators of lines, what turns the
+# direction of writing, and bytes that are no UTF-8 (Python keeps them as surrogates).
+_HOSTILE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, lines: bool = False) -> str:
+    """Text that no terminal obeys: control characters in it are written as git writes them, `\\033` and `\\n`.
+
+    `lines`: line breaks are the text's own and stay.
+    """
+    if lines:
+        return "\n".join(printable(line) for line in text.split("\n"))
+    return _HOSTILE.sub(lambda sign: _escaped(sign[0]), text)
+
+
+def _escaped(sign: str) -> str:
+    errors = "surrogateescape" if "\udc80" <= sign <= "\udcff" else "surrogatepass"
+    return _SHORT.get(sign) or "".join(f"\\{byte:03o}" for byte in sign.encode("utf-8", errors))

@@ -9,10 +9,13 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 
 from mambair_cli.errors import MambairError, UsageError
 from mambair_cli.images.formats import FORMATS, READABLE_SUFFIXES, Format, of_suffix
@@ -111,53 +114,110 @@ def read_list(listing: str) -> list[str]:
     return [os.fsdecode(name) for name in names if name]
 
 
-def find(inputs: Sequence[str], recursive: bool = False, listed: Sequence[str] = ()) -> list[Source]:
+class Sources(list[Source]):
+    """What was found, and beside it what was left alone: other files in the folders, counted by kind."""
+
+    def __init__(self, found: Iterable[Source] = (), others: Mapping[str, int] = MappingProxyType({})) -> None:
+        super().__init__(found)
+        self.others = Counter(others)  # ".mp4" -> 3
+
+
+def find(
+    inputs: Sequence[str], recursive: bool = False, listed: Sequence[str] = (), base: str | None = None
+) -> Sources:
     """The files behind files, folders, globs and "-"; names from a list (`listed`) are no globs. Each once, folders
     in order of name.
 
+    `base`: the folder below which results keep their places; None: for the names of a list the folder that all of
+    them share, for others the folder that was named. In folders only regular files (and links to them) are taken.
     What does not exist, a glob without a match included, is kept: reading it fails later, and is reported, like any
-    bad file. Raises UsageError for an empty name.
+    bad file. Raises UsageError for an empty name, and for one that is not below `base`.
     """
     if "" in (*inputs, *listed):
         raise UsageError("one of the names is empty", "The current folder is a dot. Is a shell variable unset?")
+    others: Counter[str] = Counter()
     found: dict[str | None, Source] = {}
-    for name, globs in [(name, True) for name in inputs] + [(name, False) for name in listed]:
-        for source in _expand(name, recursive, globs):
+    searches = [(_Search(recursive, True, base, others), name) for name in inputs]
+    searches += [(_Search(recursive, False, base or _shared_folder(listed), others), name) for name in listed]
+    for search, name in searches:
+        for source in search.expand(name):
             key = None if source.path is None else os.path.abspath(source.path)
             first = found.setdefault(key, source)
             if source.root is None:
                 found[key] = replace(first, root=None)
-    return list(found.values())
+    return Sources(found.values(), others)
 
 
-def _expand(name: str, recursive: bool, globs: bool) -> Iterator[Source]:
-    path = Path(name)
-    if name == STREAM:
-        yield Source(None, Path("stdin"))
-    elif os.path.isdir(path):  # unlike Path.is_dir, False where the folder above is locked or the name too long
-        yield from _walk(path, recursive, path)
-    elif globs and not os.path.lexists(path) and (matches := sorted(glob.glob(name, recursive=True))):
-        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        for match in map(Path, matches):
-            if os.path.isdir(match):
-                yield from _walk(match, recursive, root)
-            else:
-                yield Source(match, Path(match.name), root)
-    else:
-        yield Source(path, Path(path.name))
+@dataclass(frozen=True)
+class _Search:
+    """How names become files, and the counts of those that are no pictures."""
+
+    recursive: bool
+    globs: bool
+    base: str | None
+    others: Counter[str]
+
+    def expand(self, name: str) -> Iterator[Source]:
+        path = Path(name)
+        if name == STREAM:
+            yield Source(None, Path("stdin"))
+        elif os.path.isdir(path):  # unlike Path.is_dir, False where the folder above is locked or the name too long
+            yield from self._walk(path, path)
+        elif self.globs and not os.path.lexists(path) and (matches := sorted(glob.glob(name, recursive=True))):
+            root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
+            for match in map(Path, matches):
+                if os.path.isdir(match):
+                    yield from self._walk(match, root)
+                elif not self._is_special(match):
+                    yield Source(match, self._place(match, Path(match.name)), root)
+        else:
+            yield Source(path, self._place(path, Path(path.name)))
+
+    def _walk(self, folder: Path, root: Path) -> Iterator[Source]:
+        errors: list[OSError] = []
+        for place, folders, names in os.walk(folder, onerror=errors.append):
+            folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.recursive else []
+            for path in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
+                if path.suffix.lower() not in READABLE_SUFFIXES:
+                    self.others[path.suffix.lower() or "without a suffix"] += 1
+                elif not self._is_special(path):
+                    yield Source(path, self._place(path, path.relative_to(folder)), root)
+        for error in errors:
+            path = Path(error.filename)
+            yield Source(path, path.relative_to(folder), root, f"cannot be searched: {error.strerror}")
+
+    def _is_special(self, path: Path) -> bool:
+        """Whether it is a pipe, a socket or a device: reading it may never end. A loose link is not."""
+        if os.path.isfile(path) or not os.path.exists(path):
+            return False
+        self.others["pipes and devices"] += 1
+        return True
+
+    def _place(self, path: Path, otherwise: Path) -> Path:
+        """Where a file lies below the base, if there is one."""
+        if self.base is None:
+            return otherwise
+        place = _below(path, self.base)
+        if place is None:
+            raise UsageError(f"{path} is not below {self.base}", "Name a folder with --base that holds all of them.")
+        return place
 
 
-def _walk(folder: Path, recursive: bool, root: Path) -> Iterator[Source]:
-    errors: list[OSError] = []
-    for place, folders, names in os.walk(folder, onerror=errors.append):
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in READABLE_SUFFIXES:
-                path = Path(place, name)
-                yield Source(path, path.relative_to(folder), root)
-    for error in errors:
-        path = Path(error.filename)
-        yield Source(path, path.relative_to(folder), root, f"cannot be searched: {error.strerror}")
+def _below(path: Path, base: str) -> Path | None:
+    with suppress(ValueError):  # another drive
+        place = os.path.relpath(path, base)
+        if place.split(os.sep)[0] != os.pardir:
+            return Path(place)
+    return None
+
+
+def _shared_folder(names: Sequence[str]) -> str | None:
+    """The deepest folder that holds all these files and folders."""
+    paths = [os.path.abspath(name) for name in names if name != STREAM]
+    try:
+        return os.path.commonpath([path if os.path.isdir(path) else os.path.dirname(path) for path in paths])
+    except ValueError:  # none, or on different drives
+        return None
 
 
 # --- where it goes --------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def to_uint8(picture: Array) -> NDArray[np.uint8]:
     return np.rint(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def luma(picture: Array) -> NDArray[np.float64]:
+def studio_luma(picture: Array) -> NDArray[np.float64]:
     """Y of an (H, W, 3) RGB picture on 0-255: BT.601 studio swing, float64, not rounded."""
     return picture @ _LUMA / 255.0 + 16.0
 
@@ -84,7 +84,7 @@ def _planes(restored: Array, truth: Array, channel: Channel, crop: int, round_lu
         raise ValueError(f"a border of {crop} leaves nothing of {width}x{height} pixels")
     pair = [p[crop : height - crop, crop : width - crop].astype(np.float64) for p in pair]
     if channel == "y" and channels == 3:
-        pair = [luma(p)[..., None] for p in pair]
+        pair = [studio_luma(p)[..., None] for p in pair]
         if round_luma:
             pair = [np.floor(p + 0.5) for p in pair]
     return pair[0], pair[1]

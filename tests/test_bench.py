@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from helpers.sets import damage, parts, put
 from PIL import Image
 
 from mambair_cli import degradations, metrics
+from mambair_cli.bench import report
 from mambair_cli.bench.datasets import load
 from mambair_cli.bench.niqe import niqe
+from mambair_cli.bench.records import Measured, Score
 from mambair_cli.bench.run import Watcher, measure
 from mambair_cli.restoring.restorer import load_model
 
@@ -249,6 +252,20 @@ def reports(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> Pa
     assert b"3 of 4 images" in outcome.out
     assert b"part9" in outcome.out
     return folder
+
+
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    """Nor obeyed by a terminal; negative numbers stay numbers."""
+    names = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "plain - name", "a\x1b[2J"]
+    images = [Measured(name, 3, 2, Score(-1.5, 0.25), Score(2.0, None), 0.5) for name in names]
+    result = SimpleNamespace(
+        dataset=SimpleNamespace(name="=set"), damage="x2", model="@model", extra=(), images=images
+    )
+    rows = list(csv.DictReader(report.table_csv([result]).splitlines()))  # type: ignore[list-item]
+    assert [row["image"] for row in rows] == [*(f"'{name}" for name in names[:4]), "plain - name", r"a\033[2J"]
+    assert {(row["dataset"], row["model"], row["psnr"], row["width"]) for row in rows} == {
+        ("'=set", "'@model", "-1.5", "3")
+    }
 
 
 def test_reports_agree(reports: Path) -> None:

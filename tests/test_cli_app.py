@@ -337,7 +337,7 @@ def test_a_failing_stdout_loses_no_result(stdout: str, tmp_path: Path) -> None:
     [
         ("mambair models list >&-", "error: cannot go on: stdout is closed"),
         ("mambair doctor >&-", "error: cannot go on: stdout is closed"),
-        ("mambair upscale - -o a.png <&-", "-: stdin cannot be read: it is closed"),
+        ("mambair upscale - -o a.png <&-", "-: cannot be read: it is closed"),
         ("mambair upscale --files-from - <&-", "error: stdin cannot be read: it is closed"),
         ("mambair upscale -o - photo.png >&-", "photo.png: stdout cannot be written: it is closed"),
         (
@@ -352,3 +352,13 @@ def test_closed_streams_are_named(command: str, told: str, tmp_path: Path) -> No
     assert outcome.returncode == 1
     assert told in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def test_names_of_files_do_not_steer_the_terminal(run: Mambair, tmp_path: Path) -> None:
+    name = "\x1b]0;title\x07\x1b[2J.png"
+    (tmp_path / name).write_bytes(b"no picture")
+    for outcome in (run("upscale", tmp_path / name), run("compare", tmp_path / name, tmp_path / name)):
+        assert outcome.status == 1
+        assert "\x1b]0" not in outcome.err
+        assert "\x1b[2J" not in outcome.err
+        assert r"\033]0;title\a\033[2J.png" in outcome.err or "\N{REPLACEMENT CHARACTER}" in outcome.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -240,31 +239,6 @@ def test_deep_colour_keeps_every_bit(tmp_path: Path, run: Mambair, x2: Path) -> 
         assert result.dtype == samples.dtype
         seen = samples[..., -1] > 0 if samples.shape[2] == 4 else np.ones(samples.shape[:2], bool)
         assert np.abs(result[::2, ::2, :3].astype(float) - samples[..., :3])[seen].max() <= 1e-6, name
-
-
-def test_deep_colour_is_refused_without_the_extra(
-    tmp_path: Path, run: Mambair, x2: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.png").write_bytes(png16())
-    monkeypatch.setitem(sys.modules, "imagecodecs", None)
-    outcome = run("upscale", "--weights", x2, tmp_path / "a.png")
-    assert outcome.status == 1
-    assert "squeezed" in outcome.err
-    assert "mambair[deep]" in outcome.err
-    assert not (tmp_path / "a_x2.png").exists()
-
-
-def png16() -> bytes:
-    """The smallest 16-bit RGB PNG."""
-    import struct
-    import zlib
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
-    rows = zlib.compress((b"\0" + b"\1\2" * 6) * 2)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def test_heic_by_its_extra(tmp_path: Path, run: Mambair, x2: Path) -> None:

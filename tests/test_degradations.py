@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mambair_cli.degradations import bicubic, downscale, gaussian_noise, jpeg, modcrop, rain, realistic
-from mambair_cli.metrics import luma, psnr, to_uint8
+from mambair_cli.metrics import psnr, studio_luma, to_uint8
 
 
 def matlab_axis(picture: np.ndarray, size: int) -> np.ndarray:
@@ -91,7 +91,7 @@ def test_jpeg_reproduces_the_published_starting_point(shared: Path, name: str, e
     values = []
     for file in sorted((shared / "data" / name / "HR").glob("*.png")):
         picture = np.array(Image.open(file))
-        grey = to_uint8(luma(picture) / 255) if picture.ndim == 3 else picture
+        grey = to_uint8(studio_luma(picture) / 255) if picture.ndim == 3 else picture
         values.append(psnr(jpeg(grey, 10), grey, channel="gray"))
     assert np.mean(values) == pytest.approx(expected, abs=0.01)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mambair_cli import atomic, files
-from mambair_cli.atomic import DiskFullError, atomic_write
-from mambair_cli.errors import MambairError, UsageError
+from mambair_cli import files
+from mambair_cli.errors import UsageError
 from mambair_cli.files import Naming, Source, find, plan
 from mambair_cli.images.formats import FORMATS
 
@@ -167,6 +166,52 @@ def lock(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(os, "scandir", denied)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_folders_give_regular_files_only_and_tell_what_they_leave(folder: Path) -> None:
+    os.mkfifo("pipe.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("sub/socket.png")
+        os.symlink("/dev/null", "null.png")
+        os.symlink("a.png", "link.png")
+        os.symlink("gone.png", "loose.png")
+        (folder / "film.MP4").touch()
+        (folder / "README").touch()
+        found = find(["."], recursive=True)
+    assert [str(s.path) for s in found][:5] == ["a.png", "b.JPG", "c.ppm", "link.png", "loose.png"]
+    assert not {"pipe.png", "null.png", "sub/socket.png"} & {str(s.path) for s in found}
+    assert found.others == {".txt": 1, ".mp4": 1, "without a suffix": 1, "pipes and devices": 3}
+    assert [str(s.path) for s in find(["pipe.png"])] == ["pipe.png"]  # who names one means it
+    assert [str(s.path) for s in find(["*.png"])] == ["a.png", "link.png", "loose.png"]
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("inputs", "listed", "base", "results"),
+    [
+        ([], ["a.png", "sub/a.png"], None, ["a.png", "sub/a.png"]),
+        ([], ["sub/a.png", "sub/deep/d.webp"], None, ["a.png", "deep/d.webp"]),
+        ([], ["sub/deep/d.webp"], None, ["d.webp"]),
+        ([], ["sub", "sub/deep"], None, ["a.png", "deep/d.webp"]),
+        ([], ["sub/deep"], None, ["d.webp"]),
+        ([], ["sub/deep/d.webp"], ".", ["sub/deep/d.webp"]),
+        (["sub", "a.png"], [], ".", ["sub/a.png", "a.png"]),
+        (["sub/*.png"], [], ".", ["sub/a.png"]),
+        (["sub"], [], None, ["a.png"]),
+    ],
+)
+def test_results_keep_their_places_below_a_base(
+    inputs: list[str], listed: list[str], base: str | None, results: list[str]
+) -> None:
+    jobs = plan(find(inputs, listed=listed, base=base), Naming("x4", "out/"))
+    assert [os.path.relpath(str(job.output), "out") for job in jobs] == results
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_is_not_below_the_base_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"a\.png is not below sub"):
+        find(["sub/a.png", "a.png"], base="sub")
+
+
 @pytest.mark.parametrize("listing", [b"a.png\nb c.png\n", b"a.png\0b c.png\0", b"a.png\r\nb c.png"])
 def test_lists_are_separated_by_newlines_or_nuls(listing: bytes, tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes(listing)
@@ -202,55 +247,3 @@ def test_no_two_jobs_share_a_file(names: set[str], output: str | None, template:
             plan(sources, naming)
     else:
         assert [job.target for job in plan(sources, naming)] == results
-
-
-def test_a_written_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        with atomic_write(tmp_path / "new" / "a.png") as file:
-            file.write(b"whole")
-    finally:
-        os.umask(before)
-    target = tmp_path / "new" / "a.png"
-    assert target.read_bytes() == b"whole"
-    assert stat.S_IMODE(target.stat().st_mode) == 0o640
-
-
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"old")
-    with pytest.raises(TypeError), atomic_write(tmp_path / "a.png") as file:
-        file.writelines([b"half", None])
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    assert (tmp_path / "a.png").read_bytes() == b"old"
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "_open_new", lambda temporary: Path("/dev/full").open("wb"))  # noqa: SIM115
-    with pytest.raises(DiskFullError, match=r"a\.png: No space left"), atomic_write(tmp_path / "a.png") as file:
-        file.write(b"x" * 100_000)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(MambairError, match="cannot write"), atomic_write(tmp_path / "file" / "a.png"):
-        pass
-
-
-def test_only_what_killed_runs_left_is_swept_away(tmp_path: Path) -> None:
-    dead = 2**22 + 1  # above the largest number of a process
-    own, day = atomic._host, 25 * 3600
-    kept = [
-        "a.png",
-        ".part",
-        f".mambair-{own}-{os.getppid()}-0.part",
-        f".mambair-00000000-{dead}-0.part",
-        f".mambair-{own}-{dead}-0.partial",
-    ]
-    swept = [f".mambair-{own}-{dead}-0.part", f".mambair-{own}-{os.getpid()}-7.part", ".mambair-00000000-1-0.part"]
-    for name in kept + swept:
-        (tmp_path / name).touch()
-    os.utime(tmp_path / swept[2], (day, day))
-    atomic.sweep([tmp_path, tmp_path / "missing"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)

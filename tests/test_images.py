@@ -128,6 +128,23 @@ def test_orientations_are_pillows(value: int) -> None:
     assert np.array_equal(metadata.turned(np.asarray(photo()), value), upright)
 
 
+def test_pictures_are_seen_upright_in_srgb_with_8_bits() -> None:
+    """What comparisons show and training learns from."""
+    turned = photo().transpose(Image.Transpose.ROTATE_90)
+    expected = np.asarray(photo())
+    assert np.array_equal(decode.read_rgb(encoded(turned, "PNG", exif=exif(6))), expected)
+    wide = encoded(photo(), "PNG", icc_profile=wide_gamut())
+    in_srgb = decode.read_rgb(wide)
+    assert np.abs(in_srgb.astype(int) - expected).max() > 5
+    picture = read_picture(wide)
+    deep = replace(picture, frames=(Frame(picture.frames[0].pixels.astype(np.uint16) * 257),))
+    for form in ("PNG", "TIFF"):  # 16 bits and a profile
+        assert np.array_equal(decode.read_rgb(written(deep, form)[0]), in_srgb)
+    grey = decode.read_rgb(encoded(Image.fromarray(np.full((4, 4), 30_000, np.uint16)), "PNG"))
+    assert (grey.shape, grey.dtype, int(grey[0, 0, 0])) == ((4, 4, 3), np.uint8, 117)
+    assert decode.read_rgb(encoded(cutout(), "PNG"))[0, 0].tolist() == [255, 255, 255]
+
+
 # --- transparency -----------------------------------------------------------------------------------------------
 
 

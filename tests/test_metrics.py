@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from mambair_cli.metrics import luma, psnr, ssim, to_uint8
+from mambair_cli.metrics import psnr, ssim, studio_luma, to_uint8
 
 
 def pair(shape: tuple[int, ...], seed: int = 0, spread: float = 12.0) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +32,7 @@ def pair(shape: tuple[int, ...], seed: int = 0, spread: float = 12.0) -> tuple[n
 @settings(max_examples=25, deadline=None)
 def test_agrees_with_scikit_image(height: int, width: int, crop: int, channel: str, seed: int) -> None:
     a, b = pair((height, width) if channel == "gray" else (height, width, 3), seed)
-    planes = [luma(p) if channel == "y" else p.astype(float) for p in (a, b)]
+    planes = [studio_luma(p) if channel == "y" else p.astype(float) for p in (a, b)]
     planes = [p[crop : height - crop, crop : width - crop] for p in planes]
     expected = structural_similarity(
         *planes,
@@ -49,12 +49,12 @@ def test_agrees_with_scikit_image(height: int, width: int, crop: int, channel: s
 
 def test_luma_is_studio_swing_and_not_rounded() -> None:
     colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [1, 0, 0]]], np.uint8)
-    np.testing.assert_allclose(luma(colours)[0], [16, 235, 81.481, 16 + 65.481 / 255])
+    np.testing.assert_allclose(studio_luma(colours)[0], [16, 235, 81.481, 16 + 65.481 / 255])
 
 
 def test_luma_can_be_rounded_as_matlab_does() -> None:
     a, b = pair((24, 24, 3))
-    grey = [np.floor(luma(p) + 0.5).astype(np.uint8) for p in (a, b)]
+    grey = [np.floor(studio_luma(p) + 0.5).astype(np.uint8) for p in (a, b)]
     assert psnr(a, b, round_luma=True) == pytest.approx(psnr(*grey, channel="gray"))
     assert ssim(a, b, round_luma=True) == pytest.approx(ssim(*grey, channel="gray"))
     assert psnr(a, b, round_luma=True) != psnr(a, b)

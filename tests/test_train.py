@@ -279,6 +279,15 @@ def test_crops_of_an_original_stay_together(tmp_path: Path) -> None:
     assert len(pictures.find(Folders((tmp_path,), validation=(tmp_path,)), 1, held_out=4).training) == 7
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_no_regular_file_is_no_training_picture(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    found = pictures.find(Folders((tmp_path,)), 1, held_out=1)
+    assert sorted(path.name for path in (*found.training, *found.validation)) == ["a.png", "b.png"]
+
+
 def test_pictures_that_cannot_be_used_are_named(photos: Path, tmp_path: Path, run: Mambair) -> None:
     def fails(*arguments: object) -> tuple[int, str]:
         done = run("train", "smoke", "--val", photos, "--out", tmp_path / "run", "--device", "cpu", *arguments)

@@ -25,11 +25,11 @@ from mambair_cli import metrics
 from mambair_cli.bench.damage import Damage
 from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.images.decode import read_picture
+from mambair_cli.images.formats import READABLE_SUFFIXES
 from mambair_cli.models import checkpoints
 from mambair_cli.models.download import download
 from mambair_cli.pairing import paired
 
-SUFFIXES = frozenset({".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"})
 CONNECTIONS = 4  # files fetched at a time: the sets are on free hosts
 
 # Where papers and their repositories keep clean pictures; {s} is the scale.
@@ -170,7 +170,7 @@ def read(path: Path, grey: bool) -> NDArray[np.uint8]:
     if frame.alpha is not None and (frame.alpha < 255).any():
         raise BadImage(f"{path.name} is transparent in parts, and the protocols measure colours only.")
     if grey:
-        return pixels[..., 0] if pixels.shape[2] == 1 else metrics.to_uint8(metrics.luma(pixels) / 255.0)
+        return pixels[..., 0] if pixels.shape[2] == 1 else metrics.to_uint8(metrics.studio_luma(pixels) / 255.0)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
@@ -245,7 +245,7 @@ def _below(root: Path, name: str) -> Path | None:
 def _first(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """The pictures of the first pattern that has any, in natural order."""
     for pattern in patterns:
-        found = [p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES and p.is_file()]
+        found = [p for p in folder.glob(pattern) if p.suffix.lower() in READABLE_SUFFIXES and p.is_file()]
         if found:
             return sorted(found, key=_natural)
     return []

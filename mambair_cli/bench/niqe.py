@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambair_cli.metrics import luma
+from mambair_cli.metrics import studio_luma
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +35,7 @@ def niqe(picture: NDArray[Any], *, crop: int = 0) -> float | None:
     """
     height, width = picture.shape[:2]
     inside = picture[crop : height - crop, crop : width - crop]
-    plane = np.rint(luma(inside) if inside.ndim == 3 else inside.astype(np.float64))
+    plane = np.rint(studio_luma(inside) if inside.ndim == 3 else inside.astype(np.float64))
     rows, columns = (n // BLOCK for n in plane.shape)
     if rows * columns < 2:
         return None

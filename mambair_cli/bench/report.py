@@ -19,7 +19,7 @@ from rich.text import Text
 from mambair_cli.atomic import atomic_write
 from mambair_cli.bench.page import cells, extra_cells, extra_heads, extra_means, html, signed, timing
 from mambair_cli.bench.records import Result, Score
-from mambair_cli.errors import MambairError, UsageError
+from mambair_cli.errors import MambairError, UsageError, printable
 
 COLUMNS = (
     *("dataset", "degradation", "model", "image", "width", "height"),
@@ -133,8 +133,16 @@ def table_csv(results: Sequence[Result]) -> str:
                 row |= {"width": image.width, "height": image.height, "seconds": image.seconds}
                 row |= _numbers(image.score, result.extra)
                 row |= {f"baseline_{key}": value for key, value in _numbers(image.baseline, result.extra).items()}
-            writer.writerow(row)
+            writer.writerow({column: _cell_of(value) for column, value in row.items()})
     return stream.getvalue()
+
+
+def _cell_of(value: object) -> object:
+    """Numbers as they are; text that a spreadsheet would run as a formula behind an apostrophe, as it expects."""
+    if value is None or isinstance(value, int | float):
+        return value
+    text = printable(str(value))
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -184,7 +192,7 @@ def show(results: Sequence[Result], console: Console) -> None:
             console.print(protocol, highlight=False, soft_wrap=not console.is_terminal)
     for result in results:
         for image in result.failed:
-            console.print(f"{result.dataset.name}/{image.name}: {image.error}", style="red", markup=False)
+            console.print(printable(f"{result.dataset.name}/{image.name}: {image.error}"), style="red", markup=False)
 
 
 def describe(result: Result) -> str:
@@ -258,7 +266,7 @@ def _numbers(score: Score | None, extra: Sequence[str] = ()) -> dict[str, float 
 
 def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [heads, ["---" if n == 0 else "--:" for n in range(len(heads))], *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return ["| " + " | ".join(printable(cell).replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
 def _listed(record: Any) -> list[str]:

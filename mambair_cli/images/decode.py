@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from io import BytesIO
@@ -15,10 +16,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mambair_cli.errors import BadImage
-from mambair_cli.images import color, deep, metadata
+from mambair_cli.images import color, deep, metadata, structure
 from mambair_cli.images.color import Array
 from mambair_cli.images.formats import FORMATS, MAX_PIXELS
 from mambair_cli.images.metadata import Metadata
+from mambair_cli.streams import held
 
 _opening = threading.Lock()
 _RAISE_LIMIT = "If the file is sound, raise --max-pixels."
@@ -73,26 +75,55 @@ class Picture:
 # --- reading --------------------------------------------------------------------------------------------------
 
 
-def read_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Decode a file or its bytes. Raises BadImage, whatever the bytes are."""
-    with _opened(source, max_pixels) as (file, image):
+Source = Path | bytes | IO[bytes]  # an open file or stream may be one in which nobody can seek
+
+
+def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode a file, its bytes, or a stream of them. Raises BadImage, whatever the bytes are."""
+    with _opened(source, max_pixels) as (file, image, notes):
         if image is None:
-            return _read_deep(file, None, max_pixels)
-        _check_pixels(image.size, _count(image), max_pixels)
-        if _is_deep(file, image):
-            return _read_deep(file, image, max_pixels)
-        return _read_with_pillow(file, image)
+            picture = _read_deep(file, None, max_pixels)
+        else:
+            _check_pixels(image.size, _count(image), max_pixels)
+            read = _read_deep if _is_deep(file, image) else _read_with_pillow
+            picture = read(file, image, max_pixels)
+        return replace(picture, warnings=(*notes, *picture.warnings))
+
+
+def read_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> Array:
+    """The first frame as one looks at it: (H, W, 3), uint8, upright, in sRGB, transparency on white. Raises BadImage.
+
+    What comparisons show and training learns from.
+    """
+    picture = read_picture(source, max_pixels)
+    frame = _at_8_bits(picture.frames[0])
+    pixels, space = frame.pixels, replace(picture, frames=(frame,)).space
+    if space:
+        pixels = color.apply(space.to_srgb, pixels)
+    pixels = pixels.repeat(3, axis=2) if frame.grey else pixels
+    if frame.alpha is None:
+        return pixels
+    alpha = color.as_float(frame.alpha)[..., None]
+    return color.quantise(color.as_float(pixels) * alpha + 1.0 - alpha, np.dtype(np.uint8))
+
+
+def _at_8_bits(frame: Frame) -> Frame:
+    def reduced(plane: Array) -> Array:
+        return plane if plane.dtype == np.uint8 else color.quantise(color.as_float(plane), np.dtype(np.uint8))
+
+    return replace(frame, pixels=reduced(frame.pixels), alpha=None if frame.alpha is None else reduced(frame.alpha))
 
 
 @contextmanager
-def _opened(source: Path | bytes, max_pixels: int) -> Iterator[tuple[IO[bytes], Image.Image | None]]:
-    """The file, and Pillow's view of it (None for a TIFF that Pillow cannot open).
+def _opened(source: Source, max_pixels: int) -> Iterator[tuple[IO[bytes], Image.Image | None, tuple[str, ...]]]:
+    """The file, Pillow's view of it (None for a TIFF that Pillow cannot open), and what is damaged but harmless.
 
     The one place where what a decoder raises on bad bytes becomes BadImage.
     """
     try:
-        with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
-            yield file, _identify(file, max_pixels)
+        with _seekable(source, max_pixels) as whole:
+            file, notes = structure.checked(whole)
+            yield file, _identify(file, max_pixels), notes
     except BadImage:
         raise
     except FileNotFoundError as error:
@@ -101,8 +132,28 @@ def _opened(source: Path | bytes, max_pixels: int) -> Iterator[tuple[IO[bytes], 
         raise BadImage(f"more than {max_pixels:,} pixels", _RAISE_LIMIT) from error
     except UnidentifiedImageError as error:
         raise BadImage("not a picture, or not one that can be read", _hint(source)) from error
+    except OSError as error:
+        why = "it is closed" if error.errno == errno.EBADF else error
+        raise BadImage(f"cannot be read: {why}") from error
     except Exception as error:  # decoders raise anything: struct.error, KeyError, zlib.error, SyntaxError, ...
         raise BadImage(f"cannot be read: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def _seekable(source: Source, max_pixels: int) -> Iterator[IO[bytes]]:
+    """The source as a file to seek in; closed in the end, unless the caller opened it."""
+    if isinstance(source, bytes):
+        yield BytesIO(source)
+        return
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as stream:
+        if stream.seekable():
+            yield stream
+            return
+        head = stream.read(structure.HEAD)
+        if not structure.is_picture(head):
+            raise BadImage("not a picture, or not one that can be read", _hint(source))
+        with held(stream, structure.LARGEST_PART + structure.BYTES_PER_PIXEL * max_pixels, head) as file:
+            yield file
 
 
 def _identify(file: IO[bytes], max_pixels: int) -> Image.Image | None:
@@ -116,7 +167,7 @@ def _identify(file: IO[bytes], max_pixels: int) -> Image.Image | None:
                 Image.MAX_IMAGE_PIXELS = before
     except UnidentifiedImageError:
         file.seek(0)
-        if file.read(4) in deep.TIFF_MAGICS:
+        if file.read(4) in structure.TIFF_MAGICS:
             return None
         raise
 
@@ -132,7 +183,7 @@ def _readable() -> tuple[str, ...]:
     return tuple(name for name in _READ if name in Image.OPEN)
 
 
-def _hint(source: Path | bytes) -> str:
+def _hint(source: Source) -> str:
     if isinstance(source, Path) and source.suffix.lower() in FORMATS["HEIF"].suffixes and "HEIF" not in _readable():
         return "HEIC needs the extra: pip install 'mambair[heif]'."
     return "Read are PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, PPM."
@@ -144,6 +195,8 @@ def _count(image: Image.Image) -> int:
 
 
 def _check_pixels(size: tuple[int, int], frames: int, max_pixels: int) -> None:
+    if not min(size):
+        raise BadImage(f"it has no pixels ({size[0]}x{size[1]})")
     if size[0] * size[1] * frames > max_pixels:
         each = f" in {frames} frames" if frames > 1 else ""
         raise BadImage(
@@ -152,7 +205,7 @@ def _check_pixels(size: tuple[int, int], frames: int, max_pixels: int) -> None:
         )
 
 
-def _read_with_pillow(file: IO[bytes], image: Image.Image) -> Picture:
+def _read_with_pillow(file: IO[bytes], image: Image.Image, max_pixels: int) -> Picture:
     frames, notes = [], list(_notes(file, image))
     for index in range(_count(image)):
         image.seek(index)
@@ -264,13 +317,19 @@ def _is_deep(file: IO[bytes], image: Image.Image) -> bool:
 
 
 def _read_deep(file: IO[bytes], image: Image.Image | None, max_pixels: int) -> Picture:
-    file.seek(0)
-    form = "TIFF" if image is None else str(image.format)
-    arrays = deep.read(file.read(), form, lambda size, frames: _check_pixels(size, frames, max_pixels))
-    kept, problems = (Metadata(), ("its metadata is dropped",)) if image is None else metadata.collect(image, file)
-    turn = 1 if image is None else metadata.orientation(image)
+    if image is None:
+        pages = deep.read_tiff(file, lambda size, count: _check_pixels(size, count, max_pixels))
+        return Picture(tuple(map(split, pages)), "TIFF", warnings=("its metadata is dropped",))
+    notes: list[str] = []
+    if image.format == "PNG" and _count(image) > 1:
+        notes.append("a 16-bit animation: only its first picture is kept")
+    arrays = deep.read_twice(file, image)
+    if arrays is None:
+        arrays = deep.read_tiff(file, lambda size, count: _check_pixels(size, count, max_pixels))
+    kept, problems = metadata.collect(image, file)
+    turn = metadata.orientation(image)
     frames = tuple(split(metadata.turned(array, turn)) for array in arrays)
-    return Picture(frames, form, kept, problems)
+    return Picture(frames, str(image.format), kept, (*notes, *problems))
 
 
 # --- small facts from headers ---------------------------------------------------------------------------------

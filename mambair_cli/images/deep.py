@@ -1,38 +1,132 @@
-"""Colour with more than 8 bits a sample, and float: what Pillow would squeeze. Needs the extra `deep`."""
+"""Colour with more than 8 bits a sample, and float: what Pillow would squeeze.
+
+Pillow unpacks 16-bit colour, tifffile writes it, and reads whatever TIFF Pillow does not; for rare compressions that
+needs imagecodecs, the extra `deep`.
+"""
 
 from __future__ import annotations
 
 import logging
+import struct
+import sys
+import zlib
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from io import SEEK_END, BytesIO
-from types import ModuleType
 from typing import IO, Any
 
 import numpy as np
+import tifffile
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from mambair_cli.errors import BadImage
 from mambair_cli.images import metadata
 from mambair_cli.images.formats import Format
 from mambair_cli.images.metadata import Metadata
+from mambair_cli.images.structure import LARGEST_PART
 
 Array = np.ndarray[Any, Any]
-TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_STRIP_ROWS = 256
+_PAETH = 4  # the number of the filter
+_PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels
+_DEFLATE = (8, 32946)
+_PLAIN_COMPRESSIONS = (1, *_DEFLATE, 32773)  # none, deflate, PackBits: what tifffile unpacks by itself
+_FLOAT_PREDICTOR = 3
 _DIRECTORIES = (int(ExifTags.IFD.Exif), int(ExifTags.IFD.GPSInfo))
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what matters is raised as well
 
 
-def read(data: bytes, form: str, check: Callable[[tuple[int, int], int], None]) -> list[Array]:
-    """Every page as (H, W, 1 to 4), uint16 or float32 in [0, 1]. `check` gets the size before the decoding.
+def read_twice(file: IO[bytes], image: Image.Image) -> list[Array] | None:
+    """16-bit colour by Pillow, which keeps 8 bits of each sample: once the upper ones, once the lower.
 
-    Raises BadImage where the extra is missing, or the samples are none of ours.
+    Every page as (H, W, 2 to 4), uint16; None where Pillow has no such way of unpacking this file.
     """
-    if form == "PNG":
-        return [_samples(_library("imagecodecs", form).png_decode(data))]
-    with _library("tifffile", form).TiffFile(BytesIO(data)) as tiff:
-        check((tiff.pages[0].imagewidth, tiff.pages[0].imagelength), len(tiff.pages))
+    lower = Image.open(file, formats=[str(image.format)])
+    pages = []
+    for number in range(int(getattr(image, "n_frames", 1)) if image.format == "TIFF" else 1):
+        for view in (image, lower):
+            view.seek(number)
+        unpacking = _raw_mode(image)
+        if unpacking == "LA;16B":  # four bytes, which are those of four samples of 8 bits
+            _unpack_as(lower, "RGBA")
+            pages.append(np.asarray(lower).view(">u2").astype(np.uint16))
+            continue
+        if unpacking not in _OTHER_BYTES or getattr(image, "_planar_configuration", 1) != 1:
+            return None
+        _unpack_as(lower, _OTHER_BYTES[unpacking])
+        page = np.asarray(image).astype(np.uint16)
+        page <<= 8
+        page |= np.asarray(lower)
+        pages.append(_keyed(page, image.info.get("transparency")))
+    return pages
+
+
+# How Pillow unpacks the upper bytes of 16-bit samples -> how it unpacks the lower ones.
+_NATIVE = {"little": "B", "big": "L"}[sys.byteorder]
+_OTHER_BYTES = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", _NATIVE))
+}
+
+
+def _raw_mode(image: Image.Image) -> str:
+    arguments = image.tile[0].args  # type: ignore[attr-defined]
+    return str(arguments if isinstance(arguments, str) else arguments[0])
+
+
+def _unpack_as(image: Image.Image, raw_mode: str) -> None:
+    image.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
+        for tile in image.tile  # type: ignore[attr-defined]
+    ]
+
+
+def _keyed(page: Array, colour: Any) -> Array:
+    """With transparency for the one colour that a PNG declares transparent."""
+    if not (isinstance(colour, tuple) and page.shape[2] == 3):
+        return page
+    seen = (page != np.array(colour)).any(axis=2)
+    return np.dstack((page, np.where(seen, 65535, 0).astype(np.uint16)))
+
+
+def read_tiff(file: IO[bytes], check: Callable[[tuple[int, int], int], None]) -> list[Array]:
+    """Every page of a TIFF as (H, W, 1 to 4), uint16 or float32 in [0, 1]. `check` gets the size before the decoding.
+
+    Raises BadImage where a codec is missing, or the samples are none of ours.
+    """
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        first: Any = tiff.pages[0]
+        check((first.imagewidth, first.imagelength), len(tiff.pages))
         return [_samples(_interleaved(page)) for page in tiff.pages]
+
+
+def _interleaved(page: Any) -> Array:
+    size = sum(page.databytecounts)
+    if size > LARGEST_PART + 2 * page.nbytes:
+        raise BadImage(f"{size:,} bytes for {page.nbytes:,} of pixels: made to fill the memory, or damaged")
+    if not find_spec("imagecodecs"):
+        _check_codec(page)
+    values = np.asarray(page.asarray())
+    return np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
+
+
+def _check_codec(page: Any) -> None:
+    """What unpacks without the extra: nothing that needs it, nothing that swells beyond the pixels."""
+    if page.compression not in _PLAIN_COMPRESSIONS or page.predictor == _FLOAT_PREDICTOR:
+        raise BadImage(
+            f"a TIFF of {page.bitspersample} bits a sample with {page.compression.name} compression in this layout",
+            "The extra reads it: pip install 'mambair[deep]'.",
+        )
+    if page.compression in _DEFLATE:
+        for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+            page.parent.filehandle.seek(start)
+            unpacker = zlib.decompressobj()
+            unpacker.decompress(page.parent.filehandle.read(length), page.nbytes + LARGEST_PART)
+            if unpacker.unconsumed_tail:
+                raise BadImage("its strips unpack to more than its pixels", "The file is damaged.")
 
 
 def write(pages: Sequence[Array], stream: IO[bytes], form: Format, kept: Metadata, level: int) -> tuple[str, ...]:
@@ -42,21 +136,6 @@ def write(pages: Sequence[Array], stream: IO[bytes], form: Format, kept: Metadat
             raise BadImage(f"{len(pages)} pages of 16 bits: PNG holds one", "Use --format tiff.")
         return _write_png(pages[0], stream, form, kept, level)
     return _write_tiff(pages, stream, form, kept)
-
-
-def _library(name: str, form: str) -> ModuleType:
-    try:
-        return __import__(name)
-    except ImportError as error:
-        raise BadImage(
-            f"{form} in colour with more than 8 bits a sample would be squeezed into 8",
-            "The extra reads and writes it whole: pip install 'mambair[deep]'.",
-        ) from error
-
-
-def _interleaved(page: Any) -> Array:
-    values = np.asarray(page.asarray())
-    return np.moveaxis(values, 0, -1) if page.planarconfig == 2 and values.ndim == 3 else values
 
 
 def _samples(values: Array) -> Array:
@@ -78,17 +157,38 @@ def _flat(page: Array) -> Array:
 
 
 def _write_png(page: Array, stream: IO[bytes], form: Format, kept: Metadata, level: int) -> tuple[str, ...]:
-    """The codec writes pixels only; Pillow writes the same metadata around one pixel, and its chunks move in."""
-    options, lost = metadata.save_options(kept, form, (page.shape[1], page.shape[0]))
+    """Pillow writes the header and the metadata around one pixel; the true size and pixels take its place."""
+    height, width, channels = page.shape
+    options, lost = metadata.save_options(kept, form, (width, height))
     carrier = BytesIO()
     Image.new("RGB", (1, 1)).save(carrier, "PNG", **options)
-    extra = b"".join(
+    header = struct.pack(">IIBBBBB", width, height, 16, _PNG_COLOUR_TYPES[channels], 0, 0, 0)
+    stream.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
+    stream.writelines(
         data for name, data in _png_chunks(carrier.getvalue()) if name not in (b"IHDR", b"IDAT", b"IEND")
     )
-    data = _library("imagecodecs", "PNG").png_encode(_flat(page), level=level)
-    after_header = 8 + 25
-    stream.write(data[:after_header] + extra + data[after_header:])
+    packer = zlib.compressobj(level)
+    for top in range(0, height, _STRIP_ROWS):
+        stream.write(_chunk(b"IDAT", packer.compress(_filtered(page, top, top + _STRIP_ROWS))))
+    stream.write(_chunk(b"IDAT", packer.flush()) + _chunk(b"IEND", b""))
     return lost
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def _filtered(page: Array, top: int, bottom: int) -> bytes:
+    """Rows of samples as PNG packs them: differences to Paeth's prediction from left, above, and above left."""
+    rows = page[max(top - 1, 0) : bottom].astype(">u2").view(np.uint8).reshape(-1, page.shape[1], 2 * page.shape[2])
+    known = np.pad(rows, ((top == 0, 0), (1, 0), (0, 0))).astype(np.int16)
+    left, above, corner = known[1:, :-1], known[:-1, 1:], known[:-1, :-1]
+    to_left, to_above = np.abs(above - corner), np.abs(left - corner)
+    to_corner = np.abs(left + above - 2 * corner)
+    near_left = (to_left <= to_above) & (to_left <= to_corner)
+    predicted = np.where(near_left, left, np.where(to_above <= to_corner, above, corner))
+    differences = (known[1:, 1:] - predicted).astype(np.uint8).reshape(len(predicted), -1)
+    return np.pad(differences, ((0, 0), (1, 0)), constant_values=_PAETH).tobytes()
 
 
 def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
@@ -107,7 +207,7 @@ def _write_tiff(pages: Sequence[Array], stream: IO[bytes], form: Format, kept: M
     directories = {} if big else {tag: ifd for tag in _DIRECTORIES if (ifd := dict(exif.get_ifd(tag)))}
     if big and metadata.has_directories(kept):
         lost = (*lost, "a TIFF of more than 4 GB: only the first part of the EXIF goes along")
-    with _library("tifffile", "TIFF").TiffWriter(stream, bigtiff=big, byteorder="<") as tiff:
+    with tifffile.TiffWriter(stream, bigtiff=big, byteorder="<") as tiff:
         for page in pages:
             tiff.write(
                 _flat(page),
@@ -120,7 +220,8 @@ def _write_tiff(pages: Sequence[Array], stream: IO[bytes], form: Format, kept: M
                 software=False,
                 extratags=[*_tags(exif), *((tag - 1, "I", 1, 0, True) for tag in directories)],
                 metadata=None,
-                **({"resolution": kept.dpi, "resolutionunit": "INCH"} if kept.dpi else {}),
+                resolution=kept.dpi,
+                resolutionunit="INCH" if kept.dpi else None,
             )
     _append(directories, stream)
     return lost

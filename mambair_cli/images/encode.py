@@ -12,6 +12,7 @@ from mambair_cli.errors import BadImage
 from mambair_cli.images import color, deep, metadata
 from mambair_cli.images.decode import Frame, Picture
 from mambair_cli.images.formats import Format
+from mambair_cli.images.metadata import Metadata
 
 _LOWEST_QUALITY = 90  # a restored picture is not squeezed through a bad JPEG's tables again
 _TIFF_COMPRESSIONS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma")
@@ -45,6 +46,22 @@ def write(picture: Picture, stream: IO[bytes], form: Format, encoding: Encoding)
     kept = picture.metadata.stripped() if encoding.strip_metadata else picture.metadata
     if form.name in ("GIF", "BMP") and picture.space is not None:
         picture = replace(picture, frames=tuple(_in_srgb(frame, picture.space) for frame in picture.frames))
+    try:
+        return _encoded(picture, stream, form, encoding, kept)
+    except (BadImage, OSError, MemoryError):
+        raise
+    except Exception as error:  # broken metadata that could be read, and that the library cannot write
+        if kept == kept.stripped():
+            raise
+        stream.seek(0)
+        stream.truncate()
+        notes = _encoded(picture, stream, form, encoding, kept.stripped())
+        return (*notes, f"its metadata is broken and cannot be written as {form.name}: it is dropped ({error})")
+
+
+def _encoded(
+    picture: Picture, stream: IO[bytes], form: Format, encoding: Encoding, kept: Metadata
+) -> tuple[str, ...]:
     frames, problems = _fitted(picture.frames, form)
     if frames[0].pixels.dtype != np.uint8 and not (frames[0].grey and frames[0].alpha is None):
         return (*problems, *deep.write([_stack(f) for f in frames], stream, form, kept, encoding.png_level))

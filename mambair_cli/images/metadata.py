@@ -192,8 +192,8 @@ def save_options(metadata: Metadata, form: Format, size: tuple[int, int]) -> tup
 def _carried(metadata: Metadata, form: Format) -> tuple[Metadata, list[str]]:
     """What the format has a place for, and in words what it has not (how long EXIF may be aside)."""
     jpeg, png = form.name == "JPEG", form.name == "PNG"
-    xmp = form.exif and not (jpeg and len(metadata.xmp) > segments.XMP_LARGEST)
-    comment = form.name == "GIF" or (jpeg and len(metadata.comment) <= segments.LARGEST)
+    xmp = form.exif and not (jpeg and len(metadata.xmp) > segments.LARGEST_XMP)
+    comment = form.name == "GIF" or (jpeg and len(metadata.comment) <= segments.LARGEST_SEGMENT)
     unlike_srgb = _unlike_srgb(metadata)
     fields = {  # whether there is a place, and what is missed without
         "icc": (form.name not in ("GIF", "BMP"), ""),  # the colours are converted instead
@@ -216,7 +216,7 @@ def _carried(metadata: Metadata, form: Format) -> tuple[Metadata, list[str]]:
 
 def _too_long(exif: Image.Exif) -> bool:
     """For a JPEG."""
-    return len(exif.tobytes()) > segments.LARGEST
+    return len(exif.tobytes()) > segments.LARGEST_SEGMENT
 
 
 def _sized_exif(data: bytes, size: tuple[int, int]) -> Image.Exif:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-LARGEST = 65533  # bytes of data in a segment
+LARGEST_SEGMENT = 65533  # bytes of data in a segment
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _THUMBNAILS = (1033, 1036)
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
-XMP_LARGEST = LARGEST - len(_XMP)
+LARGEST_XMP = LARGEST_SEGMENT - len(_XMP)
 
 
 def photoshop(segments: Iterable[tuple[str, bytes]]) -> bytes:
@@ -19,7 +19,7 @@ def photoshop(segments: Iterable[tuple[str, bytes]]) -> bytes:
     resources = list(_resources(b"".join(split)))  # a long one goes on in the next segment
     kept = b"".join(data for number, data in resources if number not in _THUMBNAILS)
     if len(kept) < sum(map(len, split)):
-        step = LARGEST - len(_PHOTOSHOP)
+        step = LARGEST_SEGMENT - len(_PHOTOSHOP)
         parts = [_PHOTOSHOP + kept[start : start + step] for start in range(0, len(kept), step)]
         all_ours = parts + [data for data in all_ours if not data.startswith(_PHOTOSHOP)]
     return b"".join(_segment(0xED, data) for data in all_ours)
@@ -39,7 +39,7 @@ def _resources(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def xmp(packet: bytes) -> bytes:
-    """The segment of an XMP packet of at most `XMP_LARGEST` bytes."""
+    """The segment of an XMP packet of at most `LARGEST_XMP` bytes."""
     return _segment(0xE1, _XMP + packet)
 
 

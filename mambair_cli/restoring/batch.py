@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,7 @@ from typing import IO, Protocol
 from mambair_cli import atomic, compare
 from mambair_cli.atomic import DiskFullError, atomic_write
 from mambair_cli.errors import BadImage, MambairError, Unavailable
-from mambair_cli.files import Job, read_stdin, write_stdout
+from mambair_cli.files import Job, write_stdout
 from mambair_cli.images import encode
 from mambair_cli.images.decode import Picture, read_picture
 from mambair_cli.images.encode import Encoding
@@ -116,7 +117,7 @@ def _read(job: Job, settings: Settings) -> Reading:
         raise BadImage(job.error)
     if _is_there(job, settings):
         return None, 0.0
-    source = read_stdin() if job.source is None else job.source
+    source = sys.stdin.buffer if job.source is None else job.source
     picture = read_picture(source, settings.max_pixels)
     return picture, time.perf_counter() - started
 

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mambair_cli import degradations
 from mambair_cli.degradations import Bytes
 from mambair_cli.errors import BadImage, Unavailable, UsageError
+from mambair_cli.images.decode import read_rgb
+from mambair_cli.images.formats import READABLE_SUFFIXES
 from mambair_cli.pairing import paired
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 PathPair = tuple[Path, Path]  # input, truth
 
 
@@ -108,10 +108,9 @@ def decode(paths: Iterable[Path], smallest: int) -> list[Bytes]:
 
     def read(path: Path) -> Bytes:
         try:
-            with Image.open(path) as image:
-                pixels = np.array(image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadImage(f"Cannot read {path}: {error}.") from error
+            pixels = read_rgb(path)
+        except BadImage as error:
+            raise BadImage(f"Cannot read {path}: {error.message}.", error.hint) from error
         if min(pixels.shape[:2]) < smallest:
             raise BadImage(
                 f"{path} has {pixels.shape[1]}x{pixels.shape[0]} pixels; the recipe needs {smallest}x{smallest}.",
@@ -184,7 +183,7 @@ def _all(folders: Sequence[Path]) -> list[Path]:
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder.")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in READABLE_SUFFIXES and path.is_file())
 
 
 def _fingerprint(paths: Sequence[Path]) -> str:
