@@ -460,7 +460,7 @@ def test_full_disk_is_told_before_it_is_full(server: Server, tmp_path: Path, mon
     from shutil import _ntuple_diskusage as usage
 
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: usage(10, 10, 1000))
-    with pytest.raises(Unavailable, match="no room: .* MAMBAIR_CACHE"):
+    with pytest.raises(Unavailable, match=r"no room: .* MAMBAIR_CACHE"):
         download([server.put("/w", BODY)], tmp_path / "w")
 
 

@@ -61,7 +61,7 @@ def download(
         if offline or is_offline():
             raise Unavailable(f"{target.name} is not on this machine, and the network is switched off.", by_hand)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _only_process(target):
+        with only_process(target):
             if target.exists():
                 return _agreed(target, sha256)
             wanted = _Wanted(
@@ -95,6 +95,23 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def only_process(target: Path) -> Iterator[None]:
+    """One process at a time works on `target`; the lock goes with the process that holds it, however that ends."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("Waiting for another process that is at work on %s", target.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 # ------------------------------------------------------------------------------------------- one file, many tries
 
 
@@ -121,6 +138,7 @@ class _Part:
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
         self.note = target.with_name(target.name + ".part.json")
+        self.joined = False  # it came in several pieces
 
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
@@ -170,8 +188,8 @@ def _try_all(urls: Sequence[str], target: Path, wanted: _Wanted) -> list[str]:
     with requests.Session() as session:
         session.headers.update({"User-Agent": "mambair", "Accept-Encoding": "identity"})
         for url in urls:
+            anew = False
             while True:
-                resumed = part.size() > 0
                 try:
                     _transfer(session, url, part, wanted)
                     _verify(part.path, wanted)
@@ -180,7 +198,8 @@ def _try_all(urls: Sequence[str], target: Path, wanted: _Wanted) -> list[str]:
                     return []
                 except WrongFileError as why:
                     part.discard()
-                    if resumed:
+                    if part.joined and not anew:
+                        anew = True
                         continue  # old and new bytes may be of different files: once more, from the start
                     reasons.append(f"{answers.host(url)}: {why}")
                     break
@@ -258,6 +277,7 @@ def _append(
             f"no room: {(total - have) / 1e6:,.0f} MB do not fit into {part.path.parent}; "
             "MAMBAIR_CACHE or MAMBAIR_DATA name another folder"
         )
+    part.joined = have > 0
     if not have:
         part.begin(url, response.headers)
     bar = tqdm(
@@ -313,23 +333,6 @@ def _is_page(start: bytes) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- surroundings
-
-
-@contextmanager
-def _only_process(target: Path) -> Iterator[None]:
-    """One process at a time works on `target`; the lock goes with the process that holds it, however that ends."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("Waiting for another process that is fetching %s", target.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _agreed(file: Path, sha256: str | None) -> Path:
