@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -15,20 +18,30 @@ from mambair_cli.metrics import psnr, studio_luma, to_uint8
 
 
 def matlab_axis(picture: np.ndarray, size: int) -> np.ndarray:
-    """Rows by Matlab's algorithm written out: contributions of a = -0.5 cubic, symmetric border, uint8."""
-    length = picture.shape[0]
+    """Rows by Matlab's imresize, written out value by value: the same sums in the same order, so the same halves."""
+    length = len(picture)
     scale = size / length
     shrink = min(scale, 1.0)
-    out = np.zeros((size, *picture.shape[1:]))
-    for i in range(size):
-        centre = (i + 0.5) / scale - 0.5
-        taps = np.arange(int(np.floor(centre - 2 / shrink)), int(np.ceil(centre + 2 / shrink)) + 1)
-        x = np.abs((centre - taps) * shrink)
-        near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
-        weights = np.where(x <= 1, near, np.where(x <= 2, far, 0))
-        mirrored = np.concatenate([np.arange(length), np.arange(length)[::-1]])[taps % (2 * length)]
-        out[i] = np.tensordot(weights / weights.sum(), picture[mirrored].astype(float), 1)
-    return np.floor(np.clip(out, 0, 255) + 0.5).astype(np.uint8)
+    width = 4.0 / shrink
+
+    def cubic(x: float) -> float:
+        x = abs(x)
+        if x <= 1:
+            return 1.5 * (x * x * x) - 2.5 * (x * x) + 1
+        return -0.5 * (x * x * x) + 2.5 * (x * x) - 4 * x + 2 if x <= 2 else 0.0
+
+    rows = []
+    for i in range(1, size + 1):
+        u = i / scale + 0.5 * (1 - 1 / scale)
+        left = math.floor(u - width / 2)
+        weights = {tap: shrink * cubic(shrink * (u - tap)) for tap in range(left, left + math.ceil(width) + 2)}
+        total = functools.reduce(operator.add, weights.values())  # sum() compensates for rounding
+        row = np.zeros(picture.shape[1:])
+        for tap, weight in weights.items():
+            inside = (tap - 1) % (2 * length)
+            row = row + weight / total * picture[inside if inside < length else 2 * length - 1 - inside]
+        rows.append(np.floor(np.clip(row, 0, 255) + 0.5).astype(np.uint8))
+    return np.stack(rows)
 
 
 @given(
@@ -39,6 +52,7 @@ def matlab_axis(picture: np.ndarray, size: int) -> np.ndarray:
     colour=st.booleans(),
     seed=st.integers(0, 999),
 )
+@example(height=35, width=5, scale=3, up=False, colour=False, seed=35)  # where float32 rounds a half the other way
 @settings(max_examples=40, deadline=None)
 def test_bicubic_is_matlabs(height: int, width: int, scale: int, up: bool, colour: bool, seed: int) -> None:
     shape = (height, width, 3) if colour else (height, width)
@@ -47,10 +61,7 @@ def test_bicubic_is_matlabs(height: int, width: int, scale: int, up: bool, colou
     expected = picture
     for axis in sorted((0, 1), key=lambda axis: size[axis] / shape[axis]):
         expected = np.moveaxis(matlab_axis(np.moveaxis(expected, axis, 0), size[axis]), 0, axis)
-    ours = bicubic(picture, size)
-    # float32 filtering may tip an exact half the other way; real pictures below show none
-    assert np.abs(ours.astype(int) - expected).max() <= 1
-    assert (ours != expected).mean() < 0.005
+    np.testing.assert_array_equal(bicubic(picture, size), expected)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

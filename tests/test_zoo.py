@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -268,6 +269,77 @@ def test_a_name_cannot_leave_the_cache(manifest, filename: str) -> None:
 def test_a_broken_manifest_is_told(manifest, text: str, said: str) -> None:
     manifest(text)
     with pytest.raises(MambairError, match=said):
+        zoo.zoo()
+
+
+WELL = bundled("a", "upscale")
+
+
+@pytest.mark.parametrize(
+    ("whole", "said"),
+    [
+        ("models = 3", "models is not made of tables"),
+        ("models = [3]", "models is not made of tables"),
+        ("models.a = 3", "models is not made of tables"),
+        ("protocols = 3", "protocols is not made of tables"),
+        ("citations.a = 3", "citations is not made of tables"),
+        ("a = " + "[" * 5000, "not a list of models"),
+        ("[defaults.a]\nlike = 'a'\n[models.b]\nlike = 'a'", "like = 'a' leads nowhere"),
+        ("[defaults.a]\nlike = 'b'\n[defaults.b]\nlike = 'a'\n[models.c]\nlike = 'a'", "leads nowhere"),
+        ("[models.b]\nlike = ['a']", "leads nowhere"),
+        ("[models.b]\ntask = 'upscale'", "'kwargs' is missing"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: str, said: str
+) -> None:
+    (tmp_path / "zoo.toml").write_text(whole)
+    monkeypatch.setenv("MAMBAIR_ZOO", str(tmp_path / "zoo.toml"))
+    with pytest.raises(MambairError, match=said):
+        zoo.zoo()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('source.urls = ["{}"]', "not an address"),
+        ('source.urls = ["{filename.__class__}"]', "not an address"),
+        ('source.urls = ["http://[::1"]', "Invalid IPv6"),
+        ('source.urls = ["file:///etc/passwd"]', "not an address"),
+        ('source.urls = "http://example.org"', "a list of them"),
+        ("source.urls = 3", "a list of them"),
+        ('source.bytes = "many"', "bytes is 'many'"),
+        ("source.bytes = -1", "at least 1"),
+        ('source.sha256 = "abc"', "no sha256"),
+        ("source.drive_id = 3", "drive_id is 3"),
+        ('params = "many"', "params is 'many'"),
+        ("params = true", "params is True"),
+        (f"params = 1{'0' * 400}", "params is 1"),
+        ('scale = "two"', "crop is 'two'"),
+        ("scale = 0", "at least 1"),
+        ("sigma = [1, 2, 3]", "sigma is"),
+        ("sigma = [30, 20]", "low, then high"),
+        ("published = 3", "published is 3"),
+        ("published = { Set5 = 3 }", "published is"),
+        ('published = { Set5 = ["x"] }', "published is"),
+        ("published = { Set5 = [nan] }", "published is"),
+        ("aliases = 3", "not iterable"),
+        ("licence = 3", "licence is 3"),
+        ('licence = "\\u001b[2J"', "licence is"),
+        ("kwargs = 3", "kwargs"),
+    ],
+)
+def test_values_of_another_kind_are_told(manifest, line: str, said: str) -> None:
+    key = line.partition(" = ")[0]
+    manifest("\n".join(row for row in WELL.splitlines() if not row.startswith(key + " ")) + f"\n{line}\n")
+    with pytest.raises(MambairError, match=r"'a' is not well described.*" + re.escape(said)):
+        zoo.zoo()
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", ".hidden", "a b", "", "\x1b[2J"])
+def test_a_model_cannot_name_another_folder(manifest, name: str) -> None:
+    manifest(bundled("a", "upscale").replace("[models.a]", f"[models.{json.dumps(name)}]"))
+    with pytest.raises(MambairError, match=r"its name is made of letters|not made of tables"):
         zoo.zoo()
 
 

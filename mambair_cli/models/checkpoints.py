@@ -11,13 +11,16 @@ import logging
 import os
 import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
-from mambair_cli.models.download import download, sha256_of
+from mambair_cli.models.download import download, only_process, sha256_of
 from mambair_cli.models.tensors import note, read
 from mambair_cli.models.zoo import ModelSpec, Source, by_hand, zoo
 from mambair_cli.tasks import TASKS
@@ -29,6 +32,8 @@ log = logging.getLogger("mambair")
 
 BUNDLED = Path(__file__).parent / "bundled"
 SUFFIXES = frozenset({".pth", ".pt", ".ckpt", ".safetensors"})  # of files of weights
+MOST = 6  # times the weights of a model: raw, averaged and an optimizer's are in some files
+UNREADABLE = "(its note is damaged)"  # in the place of a hash that was written down
 
 
 # ------------------------------------------------------------------------------------------------------ the cache
@@ -54,13 +59,19 @@ def path(spec: ModelSpec) -> Path | None:
 
 
 def known_hash(spec: ModelSpec) -> str | None:
-    """The published SHA-256, else the one written down when the file was first used."""
+    """The published SHA-256, else the one written down when the file was first used.
+
+    A damaged note is no reason to trust again: UNREADABLE, which no file agrees with, until the model is forgotten.
+    """
     if spec.source.sha256:
         return spec.source.sha256
     try:
-        return str(json.loads(_note(spec).read_text())["sha256"])
-    except (OSError, ValueError, LookupError, TypeError):
+        digest = json.loads(_note(spec).read_text())["sha256"]
+    except FileNotFoundError:
         return None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return UNREADABLE
+    return digest if isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest) else UNREADABLE
 
 
 def fetch(spec: ModelSpec, *, offline: bool = False, quiet: bool = False) -> Path:
@@ -84,14 +95,16 @@ def adopt(file: Path, spec: ModelSpec) -> Path:
     copy = target.with_name(f".{target.name}.import")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-        _check(copy, spec, file.name)
-        _trust(spec, copy, file)
-        os.replace(copy, target)
+        with only_process(target):
+            try:
+                shutil.copyfile(file, copy)
+                _check(copy, spec, file.name)
+                _trust(spec, copy, file)
+                os.replace(copy, target)
+            finally:
+                copy.unlink(missing_ok=True)
     except OSError as error:
         raise Unavailable(f"Cannot copy {file} to {target}: {error.strerror or error}.") from error
-    finally:
-        copy.unlink(missing_ok=True)
     return target
 
 
@@ -228,10 +241,13 @@ def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str, 
             place(spec),
             sha256=known,
             bytes=source.bytes,
+            most=MOST * spec.bytes + (1 << 26),
             progress=not quiet,
             offline=offline,
             check=check,
         )
+    elif known is None and not source.bundled:  # put there by hand
+        check(file)
     if known is None or checked is None:  # else the download has compared it
         known = _trust(spec, file, file)
     return file, known, checked
@@ -242,10 +258,8 @@ def _trust(spec: ModelSpec, file: Path, shown: Path) -> str:
     digest, known = sha256_of(file), known_hash(spec)
     if known is None and not spec.source.bundled:
         log.warning("%s: no hash is published; this file is trusted from now on: sha256 %s", spec.name, digest)
-        note = _note(spec)
-        draft = note.with_name(f".{note.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"sha256": digest, "bytes": file.stat().st_size}))
-        os.replace(draft, note)
+        with atomic_write(_note(spec)) as stream:
+            stream.write(json.dumps({"sha256": digest, "bytes": file.stat().st_size}).encode())
     elif known and digest != known:
         told = "published" if spec.source.sha256 else "recorded when it was first used"
         raise BadCheckpoint(
@@ -256,14 +270,28 @@ def _trust(spec: ModelSpec, file: Path, shown: Path) -> str:
 
 
 def _check(file: Path, spec: ModelSpec, shown: str) -> dict[str, Tensor]:
-    """The file's tensors. Raises BadCheckpoint where they are not of the model's architecture and size."""
+    """The file's tensors. Raises BadCheckpoint where it is damaged, or not of the model's architecture and size."""
     state = read(file, spec.source.key)
+    _check_sums(file, shown)
     arch, size = _kind(state)
     if (arch, size) != (spec.arch, spec.params):
         raise BadCheckpoint(
             f"{shown} is a {arch} network of {size:,} parameters; {spec.name} is {spec.arch} of {spec.params:,}."
         )
     return state
+
+
+def _check_sums(file: Path, shown: str) -> None:
+    """Raise BadCheckpoint where a zip, as PyTorch writes, fails its own checksums, which PyTorch does not look at."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as content:
+            damaged = content.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise BadCheckpoint(f"{shown} is damaged: {error}.", "Fetch it again.") from error
+    if damaged:
+        raise BadCheckpoint(f"{shown} is damaged: {damaged} in it fails its checksum.", "Fetch it again.")
 
 
 def _kind(state: Mapping[str, Tensor]) -> tuple[str, int]:

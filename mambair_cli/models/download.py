@@ -12,29 +12,24 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from html.parser import HTMLParser
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode, urljoin, urlsplit
 
 from mambair_cli.errors import MambairError, Unavailable, UsageError
+from mambair_cli.models import answers
+from mambair_cli.models.answers import Listener, PassingError, RefusedError, WrongFileError
 
 if TYPE_CHECKING:
     from requests import Response, Session
 
 log = logging.getLogger("mambair")
 
-TRIES = 5  # in a row, at one address, without getting on by PROGRESS
-PROGRESS = 1 << 20  # bytes
+PROGRESS = 1 << 20  # bytes between two failures, after which their count starts anew
 BACKOFF = 1.0  # seconds, doubled each time
-LONGEST_WAIT = 60.0  # seconds, also where a server's Retry-After asks for more
-CONNECT_TIMEOUT = 5.0  # seconds
 SLOWEST = 1024  # bytes per second over the time-out: slower is stalled
 CHUNK = 1 << 18
-NOT_A_FILE = "a web page came instead of the file"
 YES, NO = {"1", "true", "t", "yes", "y", "on"}, {"", "0", "false", "f", "no", "n", "off"}  # as --offline's variable
-TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 
 def download(
@@ -43,6 +38,7 @@ def download(
     *,
     sha256: str | None = None,
     bytes: int | None = None,
+    most: int | None = None,
     progress: bool = True,
     offline: bool = False,
     check: Callable[[Path], object] | None = None,
@@ -52,9 +48,10 @@ def download(
 
     The file grows as `target`.part and takes its name only after its size, its `sha256` and `check` (which raises
     MambairError on a file that is not what it should be) agree. A part is resumed, also by a later run, where the
-    server can tell that it is still the same file or the hash will. Of several processes one downloads.
+    server proves that it is still the same file or the hash will. Of several processes one downloads.
 
-    `timeout`: seconds of silence, or of less than 1 KiB/s, after which the connection is dropped and tried again.
+    `bytes`: its size; where that is unknown, no more than `most` are taken. `timeout`: seconds without an answer, of
+    silence, or of less than 1 KiB/s, after which the connection is dropped and tried again, which is logged.
     `progress`: a bar on stderr, where that is a terminal. Raises Unavailable; its hint says where to put the file.
     """
     by_hand = "\n".join(["Fetch it by hand from", *(f"  {url}" for url in urls), "and put it at", f"  {target}"])
@@ -64,10 +61,12 @@ def download(
         if offline or is_offline():
             raise Unavailable(f"{target.name} is not on this machine, and the network is switched off.", by_hand)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _only_process(target):
+        with only_process(target):
             if target.exists():
                 return _agreed(target, sha256)
-            wanted = _Wanted(target.name, sha256, bytes, check, timeout, _bar_fits() if progress else False)
+            wanted = _Wanted(
+                target.name, sha256, bytes, bytes or most, check, timeout, _bar_fits() if progress else False
+            )
             reasons = _try_all(urls, target, wanted)
     except OSError as error:
         raise Unavailable(
@@ -96,6 +95,23 @@ def sha256_of(file: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def only_process(target: Path) -> Iterator[None]:
+    """One process at a time works on `target`; the lock goes with the process that holds it, however that ends."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("Waiting for another process that is at work on %s", target.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 # ------------------------------------------------------------------------------------------- one file, many tries
 
 
@@ -106,26 +122,14 @@ class _Wanted:
     name: str
     sha256: str | None
     bytes: int | None
+    most: int | None
     check: Callable[[Path], object] | None
     timeout: float
     bar: bool
 
-
-class _RefusedError(Exception):
-    """This address will not do."""
-
-
-class _WrongFileError(_RefusedError):
-    """What came is not the file."""
-
-
-class _PassingError(Exception):
-    """It may work a moment later."""
-
-    def __init__(self, why: str, *, after: float | None = None, tries: int = TRIES) -> None:
-        super().__init__(why)
-        self.after = after
-        self.tries = tries
+    @property
+    def hash_known(self) -> bool:
+        return self.sha256 is not None
 
 
 class _Part:
@@ -134,6 +138,7 @@ class _Part:
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(target.name + ".part")
         self.note = target.with_name(target.name + ".part.json")
+        self.joined = False  # it came in several pieces
 
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
@@ -143,22 +148,35 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
     def begin(self, url: str, headers: Mapping[str, str]) -> None:
-        etag = headers.get("ETag", "")
-        validator = headers.get("Last-Modified") if etag.startswith("W/") or not etag else etag
-        self.note.write_text(json.dumps({"url": url, "validator": validator}))
+        self.note.write_text(json.dumps({"url": url, "validator": answers.strong_validator(headers)}))
+
+    def validator(self, url: str) -> str | None:
+        """What the address has to answer with to be of the same version; None where nobody knows."""
+        try:
+            note = json.loads(self.note.read_text())
+            validator = note["validator"] if note["url"] == url else None
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return None
+        fit = isinstance(validator, str) and validator.isascii() and validator.isprintable()
+        return validator if fit else None  # it will be a header
 
     def range_headers(self, url: str, hash_known: bool) -> dict[str, str]:
         """What to ask for to get the rest; nothing where old and new bytes could be of different files."""
         if not self.size():
             return {}
-        try:
-            note = json.loads(self.note.read_text())
-            validator = note["validator"] if note["url"] == url else None
-        except (OSError, ValueError, LookupError, TypeError):
-            validator = None
-        if validator:
+        if validator := self.validator(url):
             return {"Range": f"bytes={self.size()}-", "If-Range": validator}
         return {"Range": f"bytes={self.size()}-"} if hash_known else {}
+
+    def is_continued(self, url: str, headers: Mapping[str, str], hash_known: bool) -> bool:
+        """Whether a range may be put after it: the server says that both are of one version, or the hash will."""
+        validator = self.validator(url)
+        if validator is None:
+            return hash_known or not self.size()
+        dated = not validator.startswith('"')  # a date need not be repeated (RFC 9110, 15.3.7), a tag must be
+        return (
+            headers.get("Last-Modified" if dated else "ETag", validator if dated or hash_known else "") == validator
+        )
 
 
 def _try_all(urls: Sequence[str], target: Path, wanted: _Wanted) -> list[str]:
@@ -170,22 +188,23 @@ def _try_all(urls: Sequence[str], target: Path, wanted: _Wanted) -> list[str]:
     with requests.Session() as session:
         session.headers.update({"User-Agent": "mambair", "Accept-Encoding": "identity"})
         for url in urls:
+            anew = False
             while True:
-                resumed = part.size() > 0
                 try:
                     _transfer(session, url, part, wanted)
                     _verify(part.path, wanted)
                     os.replace(part.path, target)
                     part.discard()
                     return []
-                except _WrongFileError as why:
+                except WrongFileError as why:
                     part.discard()
-                    if resumed:
+                    if part.joined and not anew:
+                        anew = True
                         continue  # old and new bytes may be of different files: once more, from the start
-                    reasons.append(f"{urlsplit(url).netloc}: {why}")
+                    reasons.append(f"{answers.host(url)}: {why}")
                     break
-                except _RefusedError as why:
-                    reasons.append(f"{urlsplit(url).netloc}: {why}")
+                except RefusedError as why:
+                    reasons.append(f"{answers.host(url)}: {why}")
                     break
     return reasons
 
@@ -197,12 +216,12 @@ def _transfer(session: Session, url: str, part: _Part, wanted: _Wanted) -> None:
         before = part.size()
         try:
             return _attempt(session, url, part, wanted)
-        except _PassingError as why:
+        except PassingError as why:
             failures = 1 if part.size() >= before + PROGRESS else failures + 1
             if failures >= why.tries:
-                raise _RefusedError(f"{why} ({failures} times)") from why
-            wait = min(BACKOFF * 2 ** (failures - 1) if why.after is None else why.after, LONGEST_WAIT)
-            log.info("%s: %s; trying again in %.0f s", wanted.name, why, wait)
+                raise RefusedError(f"{why} ({failures} times)") from why
+            wait = BACKOFF * 2 ** (failures - 1) if why.after is None else why.after
+            log.warning("%s: %s; trying again in %.0f s", wanted.name, why, wait)
             time.sleep(wait)
 
 
@@ -211,34 +230,54 @@ def _attempt(session: Session, url: str, part: _Part, wanted: _Wanted) -> None:
     import requests
     from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 
-    headers = part.range_headers(url, wanted.sha256 is not None)
+    headers = part.range_headers(url, wanted.hash_known)
+    listener = Listener(answers.CONNECT_TIMEOUT + wanted.timeout)
+    response = None
     try:
-        with _open(session, url, headers, wanted.timeout) as response:
-            if response.status_code == 416:
-                part.discard()
-                raise _PassingError("the part on disk does not fit the file")
-            total = _total(response, part)
-            if wanted.bytes and total and total != wanted.bytes:
-                raise _WrongFileError(f"it offers {total:,} bytes, not {wanted.bytes:,}")
-            _append(response, url, part, total or wanted.bytes, wanted)
-    except (requests.RequestException, HTTPError) as error:
+        response = listener.ask(lambda: answers.answer(session, url, headers, wanted.timeout))
+        total = _agreed_size(response, url, part, wanted)
+        _append(response, listener, url, part, total, wanted)
+    except (requests.RequestException, HTTPError, HTTPException, ValueError) as error:
         if isinstance(error, ValueError | requests.TooManyRedirects):  # ValueError: not a URL that can be asked
-            raise _RefusedError(str(error)) from error
+            raise RefusedError(answers.told(str(error))) from error
         reason = getattr(error.args[0], "reason", None) if error.args else None
         if isinstance(error, requests.ConnectTimeout) or isinstance(reason, NewConnectionError | SSLError):
-            raise _PassingError("no connection", tries=2) from error
-        raise _PassingError("the connection broke or fell silent") from error
+            raise PassingError("no connection", tries=2) from error
+        raise PassingError("the connection broke or fell silent") from error
+    finally:
+        listener.leave(response.close if response is not None else lambda: None)
 
 
-def _append(response: Response, url: str, part: _Part, total: int | None, wanted: _Wanted) -> None:
+def _agreed_size(response: Response, url: str, part: _Part, wanted: _Wanted) -> int | None:
+    """Bytes of the whole file, where anybody knows. Throws the part away where the answer does not go on with it."""
+    try:
+        if response.status_code == 416:
+            raise PassingError("the part on disk does not fit the file")
+        total = answers.size_announced(response, part.size())
+        if response.status_code == 206 and not part.is_continued(url, response.headers, wanted.hash_known):
+            raise PassingError("the file has changed since its first part came", after=0)
+    except PassingError:
+        part.discard()
+        raise
+    if wanted.bytes and total and total != wanted.bytes:
+        raise WrongFileError(f"it offers {total:,} bytes, not {wanted.bytes:,}")
+    if wanted.most and total and total > wanted.most:
+        raise WrongFileError(f"it offers {total:,} bytes, more than {wanted.most:,}, which would be plenty")
+    return total or wanted.bytes
+
+
+def _append(
+    response: Response, listener: Listener, url: str, part: _Part, total: int | None, wanted: _Wanted
+) -> None:
     from tqdm import tqdm
 
     have = part.size() if response.status_code == 206 else 0
     if total and total - have > shutil.disk_usage(part.path.parent).free:
-        raise Unavailable(
-            f"No room for {wanted.name}: {(total - have) / 1e6:,.0f} MB do not fit into {part.path.parent}.",
-            "Make room or choose another folder with MAMBAIR_CACHE or MAMBAIR_DATA.",
+        raise RefusedError(
+            f"no room: {(total - have) / 1e6:,.0f} MB do not fit into {part.path.parent}; "
+            "MAMBAIR_CACHE or MAMBAIR_DATA name another folder"
         )
+    part.joined = have > 0
     if not have:
         part.begin(url, response.headers)
     bar = tqdm(
@@ -252,110 +291,41 @@ def _append(response: Response, url: str, part: _Part, total: int | None, wanted
         file=sys.stderr,
     )
     with bar, part.path.open("ab" if have else "wb") as file:
-        for chunk in _chunks(response, wanted.timeout):
+        for chunk in _chunks(response, listener, wanted.timeout):
             if not have and _is_page(chunk):
-                raise _WrongFileError(NOT_A_FILE)
+                raise WrongFileError(answers.NOT_A_FILE)
             file.write(chunk)
             have += len(chunk)
             bar.update(len(chunk))
-            if total and have > total:
-                raise _WrongFileError(f"more than the {total:,} bytes announced came")
+            if (limit := total or wanted.most) and have > limit:
+                raise WrongFileError(f"more than {limit:,} bytes came")
         file.flush()
         os.fsync(file.fileno())
     if total and have < total:
-        raise _PassingError(f"the connection broke after {have:,} of {total:,} bytes")
+        raise PassingError(f"the connection broke after {have:,} of {total:,} bytes")
 
 
-def _chunks(response: Response, timeout: float) -> Iterator[bytes]:
+def _chunks(response: Response, listener: Listener, timeout: float) -> Iterator[bytes]:
     """The body as it arrives. A server that trickles never lets a socket time out, so speed is watched too."""
     read = getattr(response.raw, "read1", response.raw.read)  # read1: urllib3 >= 2.2; read waits for a whole chunk
     start, got = time.monotonic(), 0
-    while chunk := read(CHUNK):
+    while chunk := listener.ask(lambda: read(CHUNK)):
         yield chunk
         got += len(chunk)
         if time.monotonic() - start > timeout:
             if got < SLOWEST * timeout:
-                raise _PassingError("the server stalled")
+                raise PassingError("the server stalled")
             start, got = time.monotonic(), 0
 
 
 def _verify(file: Path, wanted: _Wanted) -> None:
     if wanted.sha256 and (digest := sha256_of(file)) != wanted.sha256:
-        raise _WrongFileError(f"the sha256 is {digest}, not {wanted.sha256}")
+        raise WrongFileError(f"the sha256 is {digest}, not {wanted.sha256}")
     if wanted.check:
         try:
             wanted.check(file)
         except MambairError as error:
-            raise _WrongFileError(error.message) from error
-
-
-# ------------------------------------------------------------------------------------------------------- answers
-
-
-def _open(session: Session, url: str, headers: Mapping[str, str], timeout: float) -> Response:
-    """The answer that carries the file; Google Drive's page that asks for a confirmation is answered on the way."""
-    for _ in range(2):
-        response = session.get(url, headers=headers, stream=True, timeout=(CONNECT_TIMEOUT, timeout))
-        status = response.status_code
-        if status in TRANSIENT:
-            raise _PassingError(
-                f"HTTP {status} {response.reason}", after=_retry_after(response.headers.get("Retry-After"))
-            )
-        if status not in (200, 206, 416):
-            raise _RefusedError(f"HTTP {status} {response.reason}")
-        if url.startswith("https:") and response.url.startswith("http:"):
-            raise _RefusedError("it leads to an unencrypted address")
-        if status == 416 or not response.headers.get("Content-Type", "").lower().startswith("text/html"):
-            return response
-        page = response.raw.read(1 << 20).decode("utf-8", "replace")
-        response.close()
-        form = _ConfirmForm(page)
-        if not form.action:
-            break
-        url = urljoin(response.url, form.action) + "?" + urlencode(form.fields)
-    busy = "quota" in page.lower() or "too many users" in page.lower()
-    raise _WrongFileError(
-        "the daily quota of this file is used up" if busy else "a web page came instead of the file"
-    )
-
-
-class _ConfirmForm(HTMLParser):
-    """Google Drive's "cannot scan this file for viruses": a form whose hidden fields make the real address."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.action: str | None = None
-        self.fields: dict[str, str] = {}
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        got = dict(attrs)
-        if tag == "form" and got.get("id") == "download-form":
-            self.action = got.get("action")
-        elif tag == "input" and self.action and got.get("type") == "hidden":
-            self.fields[got.get("name") or ""] = got.get("value") or ""
-
-
-def _total(response: Response, part: _Part) -> int | None:
-    """Size of the whole file, where the server says so; the range it sent must start where the part ends."""
-    if response.status_code == 206:
-        span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
-        if span.partition("-")[0] != str(part.size()):
-            part.discard()
-            raise _PassingError("the server sent another range than asked for")
-        return int(total) if total.isdecimal() else None
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdecimal() else None
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from either form of the header (RFC 9110, 10.2.3)."""
-    if value is None or value.strip().isdecimal():
-        return float(value) if value else None
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+            raise WrongFileError(error.message) from error
 
 
 def _is_page(start: bytes) -> bool:
@@ -363,23 +333,6 @@ def _is_page(start: bytes) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------------- surroundings
-
-
-@contextmanager
-def _only_process(target: Path) -> Iterator[None]:
-    """One process at a time works on `target`; the lock goes with the process that holds it, however that ends."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("Waiting for another process that is fetching %s", target.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _agreed(file: Path, sha256: str | None) -> Path:

@@ -21,7 +21,11 @@ from mambair_cli.restoring.running import GRAIN
 
 OVERLAP = 32  # input pixels shared by neighbouring tiles
 SMALLEST = 32  # input pixels; a device without room for less than this has no room for the network
-LARGEST_AUTOMATIC = {"cpu": 384, "cuda": 1024, "mps": 512}  # side of the largest automatic tile; on CPUs larger ones are slower
+LARGEST_AUTOMATIC = {
+    "cpu": 384,
+    "cuda": 1024,
+    "mps": 512,
+}  # side of the largest automatic tile; on CPUs larger ones are slower
 CPU_BUDGET = 1 << 30  # bytes that the tile may take there, so that the machine stays usable
 ASSUMED = 4 << 30  # free bytes where the system does not say
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -134,9 +135,32 @@ def trickle(handler: Handler, body: bytes) -> None:
         handler.wfile.write(bytes([byte]))
 
 
+def slowly(start: bytes, over_again: bytes) -> Step:
+    """Sends `start`, then the other bytes one by one for ever, so that no socket times out."""
+
+    def step(handler: Handler, body: bytes) -> None:
+        handler.wfile.write(start)
+        for byte in itertools.cycle(over_again):
+            if handler.server.leaving.wait(0.02):
+                return
+            handler.wfile.write(bytes([byte]))
+
+    return step
+
+
 def hang_up(handler: Handler, _: bytes) -> None:
     """Closes without a word."""
     handler.close_connection = True
+
+
+def raw(answer: bytes) -> Step:
+    """These bytes, and the end of the connection."""
+
+    def step(handler: Handler, _: bytes) -> None:
+        handler.wfile.write(answer)
+        handler.close_connection = True
+
+    return step
 
 
 def redirect(to: str) -> Step:
