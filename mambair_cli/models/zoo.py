@@ -341,6 +341,8 @@ def _spec(name: str, entry: Mapping[str, Any], protocols: Mapping[str, Any]) -> 
 def _source(filename: str, urls: Iterable[str] = (), drive_id: str | None = None, **more: Any) -> Source:
     if not isinstance(urls, list | tuple) or not all(isinstance(text, str) for text in (filename, *urls)):
         raise TypeError("source.filename is a string, source.urls a list of them")
+    if not isinstance(drive_id, str | None):
+        raise TypeError(f"drive_id is {drive_id!r:.60}")
     drive = (DRIVE.format(id=drive_id),) if drive_id else ()
     every = drive + tuple(url.replace("{filename}", filename) for url in urls)
     return Source(filename, every, **more)

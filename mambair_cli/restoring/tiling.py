@@ -25,7 +25,7 @@ LARGEST_AUTOMATIC = {
     "cpu": 384,
     "cuda": 1024,
     "mps": 512,
-}  # side of the largest automatic tile; on CPUs larger ones are slower
+}  # side; on CPUs larger ones are slower
 CPU_BUDGET = 1 << 30  # bytes that the tile may take there, so that the machine stays usable
 ASSUMED = 4 << 30  # free bytes where the system does not say
 
