@@ -34,6 +34,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "vmambair_sisr": dict(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
     "vmambair_realsr": dict(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
     "mambacsr": dict(embed_dim=24, depths=[1], depths2=[1], d_state=2),
+    "dvmsr": dict(embed_dim=8, depths=[1]),
+    "pfvm": dict(embed_dim=8, depths=[1], d_state=2),
+    "mair": dict(embed_dim=8, depths=[2], d_state=2),
+    "mair_unet": dict(dim=4, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
+    "evssm": dict(dim=4, num_blocks=[1, 1, 1]),
+    "eamamba": dict(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
+    "eamamba_sr": dict(dim=8, num_blocks=[1]),
 }
 PUBLISHED = [spec for spec in zoo.zoo().values() if not spec.source.bundled]
 
