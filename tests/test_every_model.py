@@ -51,9 +51,18 @@ def stand_in(spec: ModelSpec) -> tuple[ModelSpec, bytes]:
     torch.manual_seed(0)
     network = archs.build(spec.arch, **kwargs)
     file = io.BytesIO()
-    torch.save({spec.source.key or "params": network.state_dict()}, file)
+    content: Any = network.state_dict()
+    for container in reversed((spec.source.key or "params").split(".")):
+        content = {container: content}
+    torch.save(content, file)
     params = sum(p.numel() for p in network.parameters())
     return dataclasses.replace(spec, kwargs=kwargs, params=params), file.getvalue()
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + "}"
+    return json.dumps(value)
 
 
 def manifest(spec: ModelSpec, weights: bytes, url: str | None) -> str:
@@ -69,7 +78,7 @@ def manifest(spec: ModelSpec, weights: bytes, url: str | None) -> str:
     lines = []
     for table, values in tables.items():
         lines.append(f"[{table}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
+        lines += [f"{key} = {toml(value)}" for key, value in values.items() if value is not None]
     return "\n".join(lines)
 
 
