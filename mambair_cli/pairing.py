@@ -9,6 +9,8 @@ from pathlib import Path
 
 def paired(truths: Sequence[Path], inputs: Sequence[Path], scale: int) -> dict[Path, Path | None]:
     """Each clean picture with its degraded one. A set names all of them in one way: that which pairs the most."""
+    if len({path.stem for path in inputs}) < len(inputs):  # as in sets of scenes: SCENE/blur/1.png, SCENE/sharp/1.png
+        return _paired_by_scene(truths, inputs, scale)
     stems = {path.stem: path for path in inputs}
     cores = {_core(stem): path for stem, path in stems.items()}
     unscaled = {re.sub(r"(?<=.)[_-]?x[2348]m?$", "", core): path for core, path in cores.items()}
@@ -21,7 +23,17 @@ def paired(truths: Sequence[Path], inputs: Sequence[Path], scale: int) -> dict[P
     return max(ways, key=lambda way: len({*way.values()} - {None}))
 
 
+def _paired_by_scene(truths: Sequence[Path], inputs: Sequence[Path], scale: int) -> dict[Path, Path | None]:
+    """Pictures pair within the scene, the folder above that of the clean or the degraded ones."""
+    pairs: dict[Path, Path | None] = dict.fromkeys(truths)
+    for scene in {truth.parents[1] for truth in truths}:
+        own, degraded = ([path for path in paths if path.parents[1] == scene] for paths in (truths, inputs))
+        if len({path.stem for path in degraded}) == len(degraded):
+            pairs |= paired(own, degraded, scale)
+    return pairs
+
+
 def _core(stem: str) -> str:
-    """A picture's own name, without what marks it as clean or degraded: img_001_SRF_4_LR, norain-001."""
+    """A picture's own name, without what marks it as clean or degraded: img_001_SRF_4_LR, norain-001, gt_1."""
     stem = re.sub(r"(_SRF_\d)?_(HR|LR|GT|LQ)$", "", stem)
-    return re.sub(r"^(no)?rain-(?=\d)", "", stem)
+    return re.sub(r"^((no)?rain-|blur_|gt_)(?=\d)", "", stem)

@@ -370,6 +370,51 @@ DERAIN = Task(
     ),
 )
 
+DEBLUR = Task(
+    name="deblur",
+    about="""Remove blur: a shaken camera, moving things.
+
+    [bold]Examples[/]
+
+    \b
+    mambair deblur -m evssm street.jpg          street_deblurred.jpg
+    mambair deblur -m defocus flower.jpg        a lens out of focus
+    mambair deblur -m evssm -r album/ -o sharp/ a tree, mirrored
+    """,
+    tag="deblurred",
+    channel="rgb",
+    degradations=(
+        Degradation(
+            name="blur",
+            text="blur",
+            layouts=("LQ/*", "blur/*", "*/blur/*", "input/*"),
+            standard=False,
+        ),
+    ),
+)
+
+DEHAZE = Task(
+    name="dehaze",
+    about="""Remove haze.
+
+    [bold]Examples[/]
+
+    \b
+    mambair dehaze -m mair hills.jpg            hills_dehazed.jpg
+    mambair dehaze -m mair -r album/ -o clear/  a tree, mirrored
+    """,
+    tag="dehazed",
+    channel="rgb",
+    degradations=(
+        Degradation(
+            name="haze",
+            text="haze",
+            layouts=("LQ/*", "hazy/*", "input/*"),
+            standard=False,
+        ),
+    ),
+)
+
 DECOMPRESS = Task(
     name="decompress",
     about="""Remove JPEG artefacts.
@@ -402,4 +447,4 @@ DECOMPRESS = Task(
     ),
 )
 
-TASKS: dict[str, Task] = {task.name: task for task in (UPSCALE, DENOISE, DERAIN, DECOMPRESS)}
+TASKS: dict[str, Task] = {task.name: task for task in (UPSCALE, DENOISE, DERAIN, DEBLUR, DEHAZE, DECOMPRESS)}

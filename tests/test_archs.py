@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,19 @@ from mambair_cli import archs
 from mambair_cli.archs import Padding, mambairv2
 from mambair_cli.archs.recognise import Outline
 from mambair_cli.errors import BadCheckpoint, UsageError
+from mambair_cli.models import tensors
+from mambair_cli.models.download import sha256_of
 
 GOLDEN = Path(__file__).parent / "golden"
-SHAPES: dict[str, dict[str, list[int]]] = json.loads(
-    gzip.decompress((GOLDEN / "state_dict_shapes.json.gz").read_bytes())
-)
-FILES = sorted(p.stem for p in GOLDEN.glob("*.safetensors") if p.stem != "selective_scan")
+SHARED = Path(os.environ.get("MAMBAIR_SHARED", Path(__file__).parent.parent.parent / "shared"))
+SHAPES: dict[str, dict[str, list[int]]] = {}
+for table in sorted(GOLDEN.glob("state_dict_shapes*.json.gz")):
+    SHAPES |= json.loads(gzip.decompress(table.read_bytes()))
+FILES = sorted(p.stem for p in GOLDEN.glob("*.safetensors") if p.stem not in ("selective_scan", "orders_2"))
 ONE_OF_EACH = [
     *("mambair_classic_x3", "mambair_light_x2", "mambair_realdn_unet", "mambairv2_classic_x2", "mambairv2_light_x4"),
     *("vmambair_derain", "vmambair_realsr", "vmambair_sisr", "mambacsr_final", "mambacsr_wo"),
+    *("dvmsr_x4", "pfvm_x4", "mair_light_s_x2", "mair_realdn", "evssm_small", "eamamba_unet", "eamamba_sr_light_x4"),
 ]
 PARAMETERS = {
     "mambair_classic_x2": 20_421_863,
@@ -61,6 +66,26 @@ PARAMETERS = {
     "vmambair_realsr": 10_497_813,
     "mambacsr_final": 22_051_842,
     "mambacsr_wo": 18_372_603,
+    "dvmsr_x4": 424_428,
+    "pfvm_x4": 427_848,
+    "mair_light_s_x2": 1_354_680,
+    "mair_light_s_x3": 1_362_795,
+    "mair_light_s_x4": 1_374_156,
+    "mair_light_t_x2": 877_752,
+    "mair_light_t_x3": 885_867,
+    "mair_light_t_x4": 897_228,
+    "mair_classic_x2": 19_444_247,
+    "mair_classic_x3": 19_628_887,
+    "mair_classic_x4": 19_591_959,
+    "mair_colordn": 14_089_035,
+    "mair_realdn": 26_293_296,
+    "mair_dehaze": 3_404_376,
+    "evssm_deblur": 17_129_472,
+    "eamamba": 25_320_512,
+    "eamamba_dualpixel": 25_330_432,
+    "eamamba_sr_light_x2": 725_056,
+    "eamamba_sr_light_x3": 909_696,
+    "eamamba_sr_light_x4": 872_768,
 }
 
 
@@ -83,6 +108,13 @@ class Golden:
         return network.eval()
 
     def weights(self, network: nn.Module) -> dict[str, Tensor]:
+        if self.about["weights"] == "file":
+            origin = self.about["weights_file"]
+            file = SHARED / "weights" / origin["name"]
+            if not file.is_file():
+                pytest.skip(f"{file} is not there")
+            assert sha256_of(file) == origin["sha256"]
+            return tensors.read(file, origin["key"])
         if self.about["weights"] == "recipe":
             state = network.state_dict().items()
             return recipe({k: v.shape for k, v in state if v.is_floating_point()}, self.about["seed"])
@@ -126,6 +158,9 @@ def test_infer_recovers_what_built_the_network(name: str) -> None:
         network = archs.build(about["arch"], **about["kwargs"])
     arch, kwargs = archs.infer(network.state_dict())
     published = {key: about["kwargs"].get(key, kwargs[key]) for key in kwargs}
+    if not name.startswith("full_"):
+        kwargs.pop("scan_len", None)  # leaves no trace in the weights: it is told by what was published
+        published.pop("scan_len", None)
     assert (arch, kwargs) == (about["arch"], published)
 
 
@@ -218,7 +253,7 @@ def test_records_know_pictures_and_scale(name: str) -> None:
     before, after = golden.tensors["input0"].shape, golden.tensors["output0"].shape
     assert architecture.channels_of(kwargs) == before[1]
     assert architecture.scale_of(kwargs) * before[2] == after[2]
-    assert architecture.bytes_per_pixel(kwargs) > 1000
+    assert architecture.bytes_per_pixel(kwargs) > 100
 
 
 def test_loading_is_strict() -> None:

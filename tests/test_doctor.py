@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mambair_cli import __version__, scan
 from mambair_cli.cli.doctor import SECRETS, VARIABLES, doctor
-from mambair_cli.scan import cpu
+from mambair_cli.scan import causal, cpu
 
 app = typer.Typer()
 app.command()(doctor)
@@ -49,6 +49,12 @@ def test_versions_and_devices() -> None:
     assert told["default_device"] == told["devices"][0]["name"]
     for word in (__version__, torch.__version__, told["system"]["cpu"], told["system"]["instruction_set"]):
         assert word in text()
+
+
+def test_the_kernel_of_the_causal_convolution() -> None:
+    (told,) = report()["scan"]["convolutions"]
+    assert (told["name"], told["available"]) == ("causal_conv1d", not causal.missing())
+    assert any(line.startswith("  causal_conv1d ") and told["reason"] in line for line in text().splitlines())
 
 
 def test_every_scan_backend_with_its_reason() -> None:

@@ -34,6 +34,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "vmambair_sisr": dict(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
     "vmambair_realsr": dict(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
     "mambacsr": dict(embed_dim=24, depths=[1], depths2=[1], d_state=2),
+    "dvmsr": dict(embed_dim=8, depths=[1]),
+    "pfvm": dict(embed_dim=8, depths=[1], d_state=2),
+    "mair": dict(embed_dim=8, depths=[2], d_state=2),
+    "mair_unet": dict(dim=4, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
+    "evssm": dict(dim=4, num_blocks=[1, 1, 1]),
+    "eamamba": dict(dim=8, num_blocks=[1, 1, 1, 1], num_refinement_blocks=1),
+    "eamamba_sr": dict(dim=8, num_blocks=[1]),
 }
 PUBLISHED = [spec for spec in zoo.zoo().values() if not spec.source.bundled]
 
@@ -44,9 +51,18 @@ def stand_in(spec: ModelSpec) -> tuple[ModelSpec, bytes]:
     torch.manual_seed(0)
     network = archs.build(spec.arch, **kwargs)
     file = io.BytesIO()
-    torch.save({spec.source.key or "params": network.state_dict()}, file)
+    content: Any = network.state_dict()
+    for container in reversed((spec.source.key or "params").split(".")):
+        content = {container: content}
+    torch.save(content, file)
     params = sum(p.numel() for p in network.parameters())
     return dataclasses.replace(spec, kwargs=kwargs, params=params), file.getvalue()
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml(each)}" for key, each in value.items()) + "}"
+    return json.dumps(value)
 
 
 def manifest(spec: ModelSpec, weights: bytes, url: str | None) -> str:
@@ -62,7 +78,7 @@ def manifest(spec: ModelSpec, weights: bytes, url: str | None) -> str:
     lines = []
     for table, values in tables.items():
         lines.append(f"[{table}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
+        lines += [f"{key} = {toml(value)}" for key, value in values.items() if value is not None]
     return "\n".join(lines)
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 
+from mambair_cli.archs import eamamba, mair
 from mambair_cli.scan import orders
 
 CPU = torch.device("cpu")
@@ -92,3 +96,31 @@ def test_large_tables_are_let_go() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_table_is_where_it_is_asked_for() -> None:
     assert orders.cross(3, 5, torch.device("cuda", 0)).is_cuda
+
+
+with safe_open(Path(__file__).parent / "golden" / "orders_2.safetensors", "pt") as content:
+    PUBLISHED = {name: content.get_tensor(name) for name in content.keys() if "zigzag" not in name}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_paths_of_the_published_code(name: str) -> None:
+    family, kind, variant, size = name.split("/")
+    height, width = map(int, size.split("x"))
+    if family == "nss":
+        table = mair.nested(height, width, int(kind), int(kind) // 2 if variant == "shift" else 0, CPU)
+    else:  # diagonals and rasters are the two halves of one table; smaller counts are its beginning
+        ways = eamamba.head_steps(height, width, CPU).T
+        table = ways[4 if kind == "raster" else 0 :][: int(variant)]
+    assert torch.equal(table, PUBLISHED[name])
+
+
+@given(side, side, st.sampled_from([4, 8]), st.booleans())
+def test_stripes_and_heads_visit_every_pixel_once(height: int, width: int, stripe: int, shifted: bool) -> None:
+    pixels = torch.arange(height * width, dtype=torch.int32)
+    for table in (
+        mair.nested(height, width, stripe, stripe // 2 * shifted, CPU),
+        eamamba.head_steps(height, width, CPU).T,
+    ):
+        assert torch.equal(table.sort().values, pixels.expand(len(table), -1))
+    steps, visits = eamamba.steps_of_pixels(height, width, CPU), eamamba.head_steps(height, width, CPU)
+    assert torch.equal(steps.long().gather(0, visits.long()), pixels.long()[:, None].expand(-1, 8))

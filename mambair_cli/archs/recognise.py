@@ -50,7 +50,7 @@ def _is_marked(architecture: Architecture, shapes: Shapes) -> bool:
 def _absurd(kwargs: Mapping[str, object]) -> str:
     """The first number that no network has."""
     for name, value in kwargs.items():
-        numbers = value if isinstance(value, (list, tuple)) else [value]
+        numbers = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if any(isinstance(number, (int, float)) and not 0 <= number <= LARGEST for number in numbers):
             return f"{name} is {value}"
     return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from mambair_cli.archs import mambacsr, mambair, mambairv2, vmambair
+from mambair_cli.archs import dvmsr, eamamba, evssm, mair, mambacsr, mambair, mambairv2, pfvm, vmambair
 from mambair_cli.archs.family import Architecture
 from mambair_cli.errors import UsageError
 
@@ -13,6 +13,10 @@ RECORDS = (
     *(mambairv2.MAMBAIRV2, mambairv2.LIGHT),
     *(vmambair.DERAIN, vmambair.SISR, vmambair.REALSR),
     mambacsr.MAMBACSR,
+    *(dvmsr.RECORD, pfvm.RECORD),
+    *(mair.MAIR, mair.UNET),
+    evssm.RECORD,
+    *(eamamba.UNET, eamamba.SR),
 )
 ARCHITECTURES: dict[str, Architecture] = {record.name: record for record in RECORDS}
 

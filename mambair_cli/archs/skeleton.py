@@ -73,13 +73,14 @@ class NearestConv(nn.Module):
 
 
 class Skeleton(nn.Module):
-    """The frame of MambaIR, MambaIRv2 and MambaCSR: first convolution, groups, long skip, upsampling head.
+    """First convolution, groups, long skip, upsampling head.
 
     `upsampler`: "pixelshuffle", "pixelshuffledirect" (light), "nearest+conv-light" (ours), or "" for restoration at
     the same size.
     """
 
     HEAD_WIDTH = 64
+    LAST_NORM = "norm"  # the checkpoints' name for it
     mean: Tensor
 
     def __init__(
@@ -92,7 +93,7 @@ class Skeleton(nn.Module):
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, padding=1)
         self.patch_embed = nn.ModuleDict({"norm": LayerNorm(embed_dim)})
         self.layers = nn.ModuleList(groups)
-        self.norm = LayerNorm(embed_dim)
+        self.add_module(self.LAST_NORM, LayerNorm(embed_dim))
         self.conv_after_body = nn.Conv2d(embed_dim, embed_dim, 3, padding=1)
         if upsampler == "pixelshuffle":
             self.conv_before_upsample = nn.Sequential(
@@ -115,7 +116,7 @@ class Skeleton(nn.Module):
         """(B, C, H, W) in [0, 1] -> (B, C, H*upscale, W*upscale)."""
         x = (x - self.mean).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(x).float()  # the residual stream stays float32 under autocast
-        deep = self.norm(self.body(shallow))
+        deep = self.get_submodule(self.LAST_NORM)(self.body(shallow))
         return self.head(self.conv_after_body(to_map(deep)) + shallow, x) + self.mean
 
     def body(self, shallow: Tensor) -> Tensor:

@@ -8,13 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from mambair_cli.archs.family import Padding, Shapes, count
-from mambair_cli.archs.layers import conv, init_linear, to_map, to_tokens
+from mambair_cli.archs.layers import LayerNorm, conv, init_linear, to_map, to_tokens
 
 LEVELS = (1, 2, 3, 4)
 MULTIPLE = 2 ** (len(LEVELS) - 1)  # of height and width
 PADDING = Padding(multiple=MULTIPLE)
 WITHOUT_EFFECT = frozenset({"heads", "scale"})  # published arguments that change nothing
 ONLY_VALUE = {"LayerNorm_type": "WithBias", "bias": False, "dual_pixel_task": False}  # of which no model uses another
+
+
+class Norm(nn.Module):
+    """LayerNorm over the last dimension, under the name that the checkpoints use."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
 
 
 def _resampler(width: int, outputs: int, shuffle: nn.Module) -> nn.ModuleDict:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from mambair_cli.archs import unet
 from mambair_cli.archs.family import Architecture, Shapes, ratio
 from mambair_cli.archs.layers import (
-    LayerNorm,
     SelectiveScan,
     conv,
     cross_scan,
@@ -30,22 +29,11 @@ from mambair_cli.archs.layers import (
     run_scan,
     scan_parameters,
 )
-from mambair_cli.archs.unet import UNet, unet_arguments
+from mambair_cli.archs.unet import Norm, UNet, unet_arguments
 from mambair_cli.scan import orders as paths
 
 D_STATE = 16
 TAIL_SCALE = 4
-
-
-class Norm(nn.Module):
-    """LayerNorm over the last dimension, under the name that the checkpoints use."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = LayerNorm(width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,11 @@ CLEAN = (
     "norain-*",
     "target/*",
     "clean/*",
+    "clear/*",
+    "sharp/*",
+    "*/sharp/*",
     "gt/*",
+    "*/gt/*",
     "groundtruth/*",
     "*",
 )
@@ -258,9 +262,16 @@ def _natural(path: Path) -> tuple[Any, ...]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The stems, or full names where two pictures share a stem."""
-    count = Counter(path.stem for path in paths)
-    return [path.stem if count[path.stem] == 1 else path.name for path in paths]
+    """The stems; full names where two pictures share a stem, with the scene where they share that too."""
+    stems, names = Counter(path.stem for path in paths), Counter(path.name for path in paths)
+    return [
+        path.stem
+        if stems[path.stem] == 1
+        else path.name
+        if names[path.name] == 1
+        else f"{path.parents[1].name}_{path.name}"
+        for path in paths
+    ]
 
 
 def _plain(name: str) -> str:

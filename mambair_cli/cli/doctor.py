@@ -49,7 +49,7 @@ def survey() -> dict[str, Any]:
 
     from mambair_cli import scan
     from mambair_cli.restoring import restorer
-    from mambair_cli.scan import cpu
+    from mambair_cli.scan import causal, cpu
 
     devices = restorer.available_devices()
     return {
@@ -72,6 +72,13 @@ def survey() -> dict[str, Any]:
         "default_device": _answer(lambda: str(restorer.pick_device("auto"))),
         "scan": {
             "backends": [vars(backend) for backend in scan.backends()],
+            "convolutions": [
+                {
+                    "name": "causal_conv1d",
+                    "available": not causal.missing(),
+                    "reason": causal.missing() or "the published CUDA kernel",
+                }
+            ],
             "chosen": {name: _answer(partial(scan.chosen_backend, name)) for name in devices},
             "hints": [cpu.INSTALL_HINT] if cpu.missing else [],
         },
@@ -158,7 +165,7 @@ def _show(report: dict[str, Any]) -> None:
         "Scan",
         [
             (b["name"], f"{'[green]available[/]' if b['available'] else '[red]missing[/]  '}  {escape(b['reason'])}")
-            for b in scan["backends"]
+            for b in scan["backends"] + scan["convolutions"]
         ]
         + [("used", escape(", ".join(f"{name} on {device}" for device, name in scan["chosen"].items())))]
         + [("hint", escape(hint)) for hint in scan["hints"]],

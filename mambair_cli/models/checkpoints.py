@@ -177,6 +177,8 @@ def spec_for_file(weights: Path) -> ModelSpec:
     arch, kwargs = archs.infer(state)
     architecture = archs.find(arch)
     channels, scale = architecture.channels_of(kwargs), architecture.scale_of(kwargs)
+    if channels not in (1, 3):
+        raise BadCheckpoint(f"{weights} is a {arch} network for {channels} channels; pictures have 1 or 3.")
 
     def unlike(spec: ModelSpec) -> tuple[bool, ...]:
         enlarges = (spec.scale > 1) != (scale > 1)

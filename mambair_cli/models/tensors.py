@@ -17,7 +17,7 @@ from mambair_cli.errors import BadCheckpoint, Unavailable
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONTAINERS = ("params_ema", "params", "state_dict")
+CONTAINERS = ("params_ema", "params", "state_dict", "model.sd_e")  # a dot leads into a container in a container
 MOST_TENSORS = 20_000  # published networks have up to 3,000
 MOST_RECORDS = 100_000  # in a PyTorch file, which may hold the state of an optimizer as well
 
@@ -33,11 +33,8 @@ def read(file: Path, key: str | None = None) -> dict[str, Tensor]:
         content = _read_safetensors(file) if is_safetensors(file) else _read_pickle(file)
     except OSError as error:
         raise Unavailable(f"Cannot read {file}: {error.strerror or error}.") from error
-    for container in (key or CONTAINERS[0], *CONTAINERS):
-        if isinstance(content, Mapping) and isinstance(content.get(container), Mapping):
-            content = content[container]
-            break
-    state = _tensors(content)
+    containers = (_inside(content, name) for name in (key or CONTAINERS[0], *CONTAINERS))
+    state = _tensors(next((found for found in containers if found is not None), content))
     if not state:
         raise BadCheckpoint(f"{file} holds no weights.", "A checkpoint is a dictionary of named tensors.")
     _check_claims(state, file)
@@ -110,6 +107,13 @@ def _check_archive(file: Path) -> None:
     _check_number(len(records), MOST_RECORDS, file)
     if sum(record.file_size for record in records) > file.stat().st_size:
         raise _too_much(file)
+
+
+def _inside(content: object, container: str) -> Mapping[Any, Any] | None:
+    """The dictionary of that name in a checkpoint."""
+    for name in container.split("."):
+        content = content.get(name) if isinstance(content, Mapping) else None
+    return content if isinstance(content, Mapping) else None
 
 
 def _tensors(content: object) -> dict[str, Tensor]:

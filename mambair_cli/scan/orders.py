@@ -55,6 +55,12 @@ def cross(height: int, width: int) -> np.ndarray:
 
 
 @table
+def raster(length: int) -> np.ndarray:
+    """(1, length): every token in turn, forward."""
+    return np.arange(length, dtype=np.int32)[None]
+
+
+@table
 def window(height: int, width: int, size: int, columns: bool) -> np.ndarray:
     """(2, T): window after window and the reverse of that; T is H*W with both sides padded to multiples of `size`.
 
