@@ -308,16 +308,16 @@ def test_random_routes_depend_on_the_picture_and_the_seed_alone() -> None:
 
 def test_tiles_draw_different_routes(monkeypatch: pytest.MonkeyPatch) -> None:
     restorer = Restorer(spec(2, "mambairv2_light"), network := small_v2(), tile=16, ensemble=True)
-    drawn, draw = [], network.gumbel
+    routers, router = [], network.router
 
-    def gumbel(shape: tuple[int, ...]) -> Tensor:
-        noise = draw(shape)
-        drawn.append(float(noise[0, 0, 0]))
-        return noise
+    def watched():
+        routers.append(router())
+        return routers[-1]
 
-    monkeypatch.setattr(network, "gumbel", gumbel)
+    monkeypatch.setattr(network, "router", watched)
     restorer.restore(torch.full((3, 20, 20), 0.5))
-    assert len(drawn) == len(set(drawn)) == 4 * 8 * 2, "4 tiles, 8 views, 2 layers"
+    assert len(routers) == len({r.key for r in routers}) == 4 * 8, "4 tiles, 8 views"
+    assert all(r.layer == 2 for r in routers), "each layer draws its own"
 
 
 # --- devices, precision, loading ---

@@ -7,6 +7,8 @@ copied between scans, norms, linears and convolutions. Module names are those of
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from mambair_cli.scan import fused, ordered_scan
 from mambair_cli.scan import orders as paths
+from mambair_cli.scan.products import linear
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes (Mamba, Gu & Dao 2023, 3.6)
 
@@ -39,9 +42,17 @@ def dwconv(x: Tensor, module: nn.Conv2d, silu: bool = False) -> Tensor:
     return fused.depthwise(x, module.weight, module.bias, dilation=int(module.dilation[0]), silu=silu)
 
 
-def pointwise(x: Tensor, module: nn.Conv2d) -> Tensor:
+def convolve_gated(
+    x: Tensor, module: nn.Module, partner: Tensor, *, activation: str = "none", product: bool = True
+) -> Tensor:
+    """activation(module(x)), a depthwise convolution, times or plus the partner."""
+    weight, bias = cast(Tensor, module.weight), cast(Tensor, module.bias)
+    return fused.convolve_gated(x, weight, bias, partner, activation=activation, product=product)
+
+
+def pointwise(x: Tensor, module: nn.Module) -> Tensor:
     """A 1x1 convolution."""
-    return linear(x, module.weight[:, :, 0, 0], module.bias)
+    return linear(x, cast(Tensor, module.weight)[:, :, 0, 0], cast("Tensor | None", module.bias))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -61,21 +72,11 @@ def scale_add(x: Tensor, scale: Tensor, y: Tensor) -> Tensor:
     return torch.addcmul(y, x, scale.to(x.dtype))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (..., in) times weight (out, in) transposed, plus bias.
-
-    For inference on the CPU as the 1x1 convolution that it is: oneDNN's takes half the time of MKL's product on AMD
-    processors. Its backward takes several times as long.
-    """
-    if x.device.type != "cpu" or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
-        return F.linear(x, weight, bias)
-    rows = x.reshape(1, 1, -1, x.shape[-1])
-    return to_tokens(F.conv2d(to_map(rows), weight[:, :, None, None], bias)).view(*x.shape[:-1], -1)
-
-
 class Linear(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    """`fused` as of `scan.products.linear`: a norm before, GELU and sums after."""
+
+    def forward(self, input: Tensor, **fused: Any) -> Tensor:
+        return linear(input, self.weight, self.bias, **fused)
 
 
 def linear_halves(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -221,7 +222,7 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-def full_precision(module: nn.Module, x: Tensor) -> Tensor:
+def full_precision(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """What makes pixels stays float32 under autocast: half precision hardly has more steps than 8-bit pixels."""
     with torch.autocast(x.device.type, enabled=False):
         return module(x.float())

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import lru_cache, partial
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,37 +22,43 @@ from mambair_cli.archs.layers import (
     LayerNorm,
     Linear,
     SelectiveScan,
-    conv,
+    convolve_gated,
     depthwise,
     full_precision,
-    scale_add,
+    pointwise,
     to_tokens,
 )
 from mambair_cli.archs.skeleton import Group, Skeleton, group_depths, skeleton_arguments
+from mambair_cli.scan.attention import relative_position_index, window_attention
+from mambair_cli.scan.routing import by_category, draw, gumbel
 
-Noise = Callable[[tuple[int, ...]], Tensor]  # shape -> Gumbel(0, 1) noise, or zeros for argmax routing
-FAR = -100.0  # added to the logits of pairs that the cyclic shift brought together
-
-
-def relative_position_index(window: int) -> Tensor:
-    """(window^2, window^2) row of the bias table for each pair of positions in a window."""
-    y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    dy, dx = (p.flatten()[:, None] - p.flatten() + window - 1 for p in (y, x))
-    return dy * (2 * window - 1) + dx
+Routing = str | Callable[[Tensor], Tensor]
 
 
-@lru_cache(maxsize=8)
-def shift_mask(window: int, last_row: bool, last_column: bool, device: torch.device) -> Tensor:
-    """(window^2, window^2): FAR between pixels of a shifted window that are no neighbours in the picture.
+@dataclass
+class Router:
+    """The random draws of one forward pass: each layer takes the next numbers of a counter-based generator."""
 
-    Only windows of the last row or column hold such pixels: their second half came from the other side.
-    """
-    with torch.inference_mode(False):
-        wrapped = torch.arange(window, device=device) >= window - window // 2
-        row = wrapped & last_row
-        column = wrapped & last_column
-        region = (2 * row[:, None] + column).flatten()
-        return (region[:, None] != region) * FAR
+    routing: Routing
+    key: int
+    layer: int = 0
+
+    def noisy(self, logits: Tensor) -> Tensor:
+        """The logits (B, L, tokens) whose maximum decides."""
+        if self.routing == "argmax":
+            return logits
+        if callable(self.routing):
+            return self.routing(logits)
+        self.layer += 1
+        rows, tokens = logits.shape[0] * logits.shape[1], logits.shape[2]
+        return logits + gumbel(rows, tokens, self.key, self.layer, logits.device).view_as(logits)
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """The category of each pixel, (B, L) int32."""
+        if self.routing == "gumbel":
+            self.layer += 1
+            return draw(logits, self.key, self.layer)
+        return self.noisy(logits).argmax(-1).int()
 
 
 class WindowAttention(nn.Module):
@@ -65,37 +71,10 @@ class WindowAttention(nn.Module):
         nn.init.normal_(self.relative_position_bias_table, std=0.02)
         self.proj = Linear(width, width)
 
-    def forward(self, qkv: Tensor, index: Tensor, shift: int) -> Tensor:
-        """qkv (B, H, W, 3C), H and W multiples of the window; index: `relative_position_index`. (B, H, W, C)."""
-        if shift:
-            qkv = qkv.roll((-shift, -shift), (1, 2))
-        batch, height, width, _ = qkv.shape
-        side = self.window
-        windows = qkv.view(batch, height // side, side, width // side, side, 3, self.heads, -1)
-        q, k, v = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(
-            -3, -2
-        )  # (B, rows, columns, heads, side^2, C/heads)
-        bias = self.relative_position_bias_table[index].permute(2, 0, 1).to(q.dtype)
-
-        def attend(rows: slice, columns: slice, bias: Tensor) -> Tensor:
-            shape = q[:, rows, columns].shape
-            part = [t[:, rows, columns].flatten(0, 2) for t in (q, k, v)]
-            # Only with a mask of four dimensions does torch's CPU take the kernel that never holds the logits.
-            return F.scaled_dot_product_attention(part[0], part[1], part[2], bias[None]).view(shape)
-
-        if shift:
-            inner, last = slice(None, -1), slice(-1, None)
-            bands = []
-            for rows in (inner, last):
-                masks = [shift_mask(side, rows is last, end, q.device).to(q.dtype) for end in (False, True)]
-                parts = [attend(rows, inner, bias + masks[0]), attend(rows, last, bias + masks[1])]
-                bands.append(torch.cat(parts, dim=2))
-            y = torch.cat(bands, dim=1)
-        else:
-            y = attend(slice(None), slice(None), bias)
-        y = y.unflatten(4, (side, side)).permute(0, 1, 4, 2, 5, 3, 6).reshape(batch, height, width, -1)
-        y = self.proj(y)
-        return y.roll((shift, shift), (1, 2)) if shift else y
+    def forward(self, qkv: Tensor, index: Tensor, shift: int, add: Tensor) -> Tensor:
+        """qkv (B, H, W, 3C), sides multiples of the window; index: `relative_position_index`. (B, H, W, C) + add."""
+        y = window_attention(qkv, self.relative_position_bias_table, index, self.window, shift)
+        return self.proj(y, add=add)
 
 
 class ASSM(nn.Module):
@@ -116,35 +95,39 @@ class ASSM(nn.Module):
         nn.init.uniform_(self.embeddingB.weight, -1 / num_tokens, 1 / num_tokens)
         self.route = nn.Sequential(Linear(width, width // 3), nn.GELU(), Linear(width // 3, num_tokens))
 
-    def forward(self, x: Tensor, embedding_a: Tensor, noise: Noise) -> Tensor:
-        logits = full_precision(self.route, x.flatten(1, 2))  # a route that flips reorders the whole scan
-        logits = logits + noise(tuple(logits.shape)).to(logits.device)
-        category = logits.argmax(-1)  # (B, L)
+    def forward(self, x: Tensor, embedding_a: Tensor, router: Router, add: Tensor) -> Tensor:
         table = self.embeddingB.weight @ embedding_a
+        logits = full_precision(self.logits, x.flatten(1, 2))  # a route that flips reorders the whole scan
         if torch.is_grad_enabled() and logits.requires_grad:
+            logits = router.noisy(logits)
+            category = logits.argmax(-1).int()
             prompt = straight_through(logits, category).to(table.dtype) @ table
         else:
-            prompt = table[category]
-
-        # Ties in raster order: an unstable sort gives another path, hence another picture.
-        visits = category.argsort(dim=-1, stable=True)
-        steps = torch.arange(visits.shape[1], device=visits.device).expand_as(visits)
-        step_of_pixel = torch.empty_like(visits).scatter_(1, visits, steps)
+            category, prompt = router.draw(logits), None
+        visits, step_of_pixel = by_category(category, table.shape[0])
         # As published, the prompt is not sorted with the pixels: step t is prompted by raster pixel t.
-        prompt = prompt.gather(1, step_of_pixel.unsqueeze(-1).expand_as(prompt))
+        steps = step_of_pixel.long()
+        if prompt is None:
+            prompt = F.embedding(category.gather(1, steps), table)
+        else:
+            prompt = prompt.gather(1, steps.unsqueeze(-1).expand_as(prompt))
 
-        v = conv(x, self.in_proj)
-        v = (v * torch.sigmoid(conv(v, self.CPE))).flatten(1, 2)
+        v = pointwise(x, self.in_proj[0])
+        v = convolve_gated(v, self.CPE[0], v, activation="sigmoid").flatten(1, 2)
         proj = self.selectiveScan.project(v)  # (B, L, 1, R + 2N)
         proj[..., 0, -prompt.shape[-1] :] += prompt
-        y = self.selectiveScan.scan(v, proj, visits.unsqueeze(1).int())
-        return self.out_proj(self.out_norm(y)).view_as(x)
+        y = self.selectiveScan.scan(v, proj, visits.unsqueeze(1))
+        return self.out_proj(y.view_as(v), norm=self.out_norm, add=add.flatten(1, 2)).view_as(add)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """How well each category suits each pixel: (..., C) -> (..., tokens)."""
+        return self.route[2](self.route[0](x, gelu=True))
 
 
 def straight_through(logits: Tensor, category: Tensor) -> Tensor:
     """One-hot categories whose gradient is that of the softmax (Jang et al. 2017)."""
     soft = logits.softmax(-1)
-    return torch.zeros_like(soft).scatter_(-1, category.unsqueeze(-1), 1.0) + (soft - soft.detach())
+    return torch.zeros_like(soft).scatter_(-1, category.long().unsqueeze(-1), 1.0) + (soft - soft.detach())
 
 
 class ConvFFN(nn.Module):
@@ -156,9 +139,11 @@ class ConvFFN(nn.Module):
         self.dwconv = nn.ModuleDict({"depthwise_conv": nn.Sequential(depthwise(hidden, kernel), nn.GELU())})
         self.fc2 = Linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(self.fc1(x))
-        return self.fc2(x + conv(x, self.dwconv["depthwise_conv"]))
+    def forward(self, x: Tensor, norm: LayerNorm, scaled: tuple[Tensor, Tensor]) -> Tensor:
+        """x + FFN(norm(x)) + scale * other."""
+        y = self.fc1(x, norm=norm, gelu=True)
+        filters = cast(nn.Sequential, self.dwconv["depthwise_conv"])[0]
+        return self.fc2(convolve_gated(y, filters, y, activation="gelu", product=False), add=x, scaled=scaled)
 
 
 class GatedMlp(nn.Module):
@@ -171,9 +156,10 @@ class GatedMlp(nn.Module):
         self.sg = nn.ModuleDict({"norm": LayerNorm(half), "conv": depthwise(half, kernel)})
         self.fc2 = Linear(half, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        a, b = F.gelu(self.fc1(x)).chunk(2, dim=-1)
-        return self.fc2(a * conv(self.sg["norm"](b), self.sg["conv"]))
+    def forward(self, x: Tensor, norm: LayerNorm, scaled: tuple[Tensor, Tensor]) -> Tensor:
+        """x + FFN(norm(x)) + scale * other."""
+        a, b = self.fc1(x, norm=norm, gelu=True).chunk(2, dim=-1)
+        return self.fc2(convolve_gated(self.sg["norm"](b), self.sg["conv"], a), add=x, scaled=scaled)
 
 
 class Layer(nn.Module):
@@ -203,13 +189,11 @@ class Layer(nn.Module):
         self.embeddingA = nn.Embedding(inner_rank, d_state)
         nn.init.uniform_(self.embeddingA.weight, -1 / inner_rank, 1 / inner_rank)
 
-    def forward(self, x: Tensor, index: Tensor, noise: Noise) -> Tensor:
-        y = x + self.win_mhsa(self.wqkv(self.norm1(x)), index, self.shift)
-        y = y + self.convffn1(self.norm2(y))
-        x = scale_add(x, self.scale1, y)
-        y = x + self.assm(self.norm3(x), self.embeddingA.weight, noise)
-        y = y + self.convffn2(self.norm4(y))
-        return scale_add(x, self.scale2, y)
+    def forward(self, x: Tensor, index: Tensor, router: Router) -> Tensor:
+        y = self.win_mhsa(self.wqkv(x, norm=self.norm1), index, self.shift, add=x)
+        x = self.convffn1(y, self.norm2, scaled=(self.scale1, x))
+        y = self.assm(self.norm3(x), self.embeddingA.weight, router, add=x)
+        return self.convffn2(y, self.norm4, scaled=(self.scale2, x))
 
 
 def mirrored(length: int, multiple: int, device: torch.device) -> Tensor:
@@ -222,8 +206,9 @@ def mirrored(length: int, multiple: int, device: torch.device) -> Tensor:
 class MambaIRv2(Skeleton):
     """Super-resolution, Gaussian denoising and JPEG restoration. Any size from 1x1: padded inside by mirroring.
 
-    `routing`: "gumbel", categories drawn at random, or "argmax". `generator`: the CPU generator of the noise (None:
-    torch's own); the noise is always drawn on the CPU, so that a seed means the same on every device.
+    `routing`: "gumbel", categories drawn at random; "argmax"; or a function from logits (B, L, tokens) to those whose
+    maximum decides. `generator`: the CPU generator (None: torch's own) that gives each forward pass the key of its
+    noise; from there on the noise is counted, not drawn in turn, so that a seed means the same on every device.
     """
 
     BUFFER = "relative_position_index_SA"  # published files carry it; a file without it loads as well
@@ -260,7 +245,7 @@ class MambaIRv2(Skeleton):
         super().__init__(groups, in_chans, embed_dim, upscale, upsampler)
         self.register_buffer(self.BUFFER, relative_position_index(window_size))
         self.window_size = window_size
-        self.routing = "gumbel"
+        self.routing: Routing = "gumbel"
         self.generator: torch.Generator | None = None
 
     def load_state_dict(  # type: ignore[override]
@@ -270,19 +255,13 @@ class MambaIRv2(Skeleton):
         state_dict = {self.BUFFER: getattr(self, self.BUFFER), **state_dict}
         return super().load_state_dict(state_dict, strict, assign)
 
-    def gumbel(self, shape: tuple[int, ...]) -> Tensor:
-        """Gumbel(0, 1) noise (B, L, num_tokens), float32 on the CPU.
-
-        From uniform numbers: `exponential_` is 8 times slower and, with MKL, another stream than without.
-        """
-        return torch.rand(shape, generator=self.generator).log_().neg_().log_().neg_()
-
-    def noise(self, shape: tuple[int, ...]) -> Tensor:
+    def router(self) -> Router:
+        if not callable(self.routing) and self.routing not in ("gumbel", "argmax"):
+            raise ValueError(f'routing is "gumbel", "argmax" or a function, not {self.routing!r}')
+        key = 0
         if self.routing == "gumbel":
-            return self.gumbel(shape)
-        if self.routing == "argmax":
-            return torch.zeros(())
-        raise ValueError(f'routing is "gumbel" or "argmax", not {self.routing!r}')
+            key = int(torch.randint(2**63 - 1, (), generator=self.generator))
+        return Router(self.routing, key)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in [0, 1] -> (B, C, H*upscale, W*upscale)."""
@@ -294,9 +273,9 @@ class MambaIRv2(Skeleton):
 
     def body(self, shallow: Tensor) -> Tensor:
         x = self.patch_embed["norm"](to_tokens(shallow))
-        index = getattr(self, self.BUFFER)
+        index, router = getattr(self, self.BUFFER), self.router()
         for group in self.layers:
-            x = group(x, index, self.noise)
+            x = group(x, index, router)
         return x
 
 

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -195,16 +196,16 @@ void depthwise_backward(Strided x, int64_t x_row, Array taps, Array bias, int di
                 [&](int task) { kernel.depthwise_backward(d, task / blocks, task % blocks * kernel.width); });
 }
 
-// y (rows, channels); z likewise, its rows z_row apart, or none
-NormGate describe_norm(const Array& y, const std::optional<Strided>& z, int64_t z_row, const Array& weight,
+// y (rows, channels), its rows y_row apart; z likewise, or none
+NormGate describe_norm(const Strided& y, int64_t y_row, const std::optional<Strided>& z, int64_t z_row, const Array& weight,
                        const Array& bias, float eps, void* out) {
-  return {int64_t(y.shape(0)), int(y.shape(1)), dtype_of(y), y.data(), z ? z->data() : nullptr, z_row,
+  return {int64_t(y.shape(0)), int(y.shape(1)), dtype_of(y), y.data(), y_row, z ? z->data() : nullptr, z_row,
           (const float*)weight.data(), (const float*)bias.data(), eps, out};
 }
 
-void norm_gate(Array y, std::optional<Strided> z, int64_t z_row, Array weight, Array bias, float eps, Array out,
+void norm_gate(Strided y, int64_t y_row, std::optional<Strided> z, int64_t z_row, Array weight, Array bias, float eps, Array out,
                int threads) {
-  const NormGate g = describe_norm(y, z, z_row, weight, bias, eps, out.data());
+  const NormGate g = describe_norm(y, y_row, z, z_row, weight, bias, eps, out.data());
   const Kernels& kernel = *chosen;
   const int64_t band = 512;
   nb::gil_scoped_release release;
@@ -214,9 +215,9 @@ void norm_gate(Array y, std::optional<Strided> z, int64_t z_row, Array weight, A
 }
 
 // g_parameters (bands, 2, channels), zeroed: one copy for each band of rows
-void norm_gate_backward(Array y, std::optional<Strided> z, int64_t z_row, Array weight, Array bias, float eps,
+void norm_gate_backward(Strided y, int64_t y_row, std::optional<Strided> z, int64_t z_row, Array weight, Array bias, float eps,
                         Array g_out, Array gy, Maybe gz, Array g_parameters, int threads) {
-  const NormGateBackward g{describe_norm(y, z, z_row, weight, bias, eps, nullptr), g_out.data(), gy.data(),
+  const NormGateBackward g{describe_norm(y, y_row, z, z_row, weight, bias, eps, nullptr), g_out.data(), gy.data(),
                            pointer<void>(gz)};
   const Kernels& kernel = *chosen;
   const int64_t bands = int64_t(g_parameters.shape(0)), rows = g.forward.rows;
@@ -224,6 +225,102 @@ void norm_gate_backward(Array y, std::optional<Strided> z, int64_t z_row, Array 
   parallel::run(int(bands), threads, [&](int task) {
     kernel.norm_gate_backward(g, task * rows / bands, (task + 1) * rows / bands,
                               (float*)g_parameters.data() + int64_t(task) * 2 * g.forward.channels);
+  });
+}
+
+// x (rows, in), rows x_row apart; weight (out, in); add, scaled (rows, out)
+void linear(Strided x, int64_t x_row, Maybe norm_weight, Maybe norm_bias, float eps, Array weight, Maybe bias, bool gelu,
+            Maybe add, Maybe scaled, Maybe scale, Array y, int threads) {
+  const Kernels& kernel = *chosen;
+  Linear l{};
+  l.rows = int64_t(y.shape(0));
+  l.in = int(weight.shape(1));
+  l.out = int(weight.shape(0));
+  l.x = (const float*)x.data();
+  l.x_row = x_row;
+  l.norm_weight = pointer<float>(norm_weight);
+  l.norm_bias = pointer<float>(norm_bias);
+  l.eps = eps;
+  l.bias = pointer<float>(bias);
+  l.gelu = gelu;
+  l.add = pointer<float>(add);
+  l.scaled = pointer<float>(scaled);
+  l.scale = pointer<float>(scale);
+  l.y = (float*)y.data();
+  nb::gil_scoped_release release;
+  std::vector<float> packed(size_t(kernel.packed_size(l.in, l.out)));
+  kernel.pack((const float*)weight.data(), l.in, l.out, packed.data());
+  l.packed = packed.data();
+  const int64_t band = 96;
+  parallel::run(int((l.rows + band - 1) / band), threads,
+                [&](int task) { kernel.linear(l, task * band, std::min((task + 1) * band, l.rows)); });
+}
+
+// qkv (batch, height, width, 3 * channels), table ((2 window - 1)^2, heads): the bias by the way from key to query
+void attention(Array qkv, Array table, int window, int shift, float far, Array y, int threads) {
+  const Kernels& kernel = *chosen;
+  const int heads = int(table.shape(1)), width = int(y.shape(3)) / heads, keys = window * window, span = 2 * window - 1;
+  const float log2e = 1.44269504088896341f, *from = (const float*)table.data();
+  const int batch = int(y.shape(0)), rows = int(y.shape(1)) / window, columns = int(y.shape(2)) / window;
+  nb::gil_scoped_release release;
+  std::vector<float> bias(size_t(heads) * keys * keys);
+  parallel::run(heads * window, threads, [&](int task) {  // a row of keys
+    const int head = task / window, key_row = task % window;
+    float* to = &bias[size_t(task) * window * keys];
+    for (int key = 0; key < window; key++)
+      for (int row = 0; row < window; row++) {
+        const float* line = from + (int64_t(row - key_row + window - 1) * span + window - 1 - key) * heads + head;
+        for (int column = 0; column < window; column++) *to++ = line[int64_t(column) * heads] * log2e;
+      }
+  });
+  const Attention a{int(y.shape(1)), int(y.shape(2)), window, shift, heads, width, (const float*)qkv.data(), bias.data(),
+                    log2e / std::sqrt(float(width)), far * log2e, (float*)y.data()};
+  // Windows one after the other under the same head: its bias stays in the cache.
+  parallel::run(batch * heads * rows * columns, threads, [&](int task) {
+    const int column = task % columns, row = task / columns % rows, rest = task / columns / rows;
+    kernel.attention(a, rest / heads, row, column, rest % heads);
+  });
+}
+
+// logits (rows, tokens) -> category (rows)
+void route(Array logits, uint64_t key, uint32_t layer, Array category, int threads) {
+  const Kernels& kernel = *chosen;
+  const Route r{int(logits.shape(1)), (const float*)logits.data(), key, layer, (int32_t*)category.data()};
+  const int64_t rows = int64_t(category.shape(0)), band = 256;
+  nb::gil_scoped_release release;
+  parallel::run(int((rows + band - 1) / band), threads,
+                [&](int task) { kernel.route(r, task * band, std::min((task + 1) * band, rows)); });
+}
+
+// category (batch, length) -> visits: positions by category, those of one in order; step_of: where each is visited
+void visit(Array category, int categories, Array visits, Array step_of, int threads) {
+  const int64_t length = int64_t(category.shape(1));
+  nb::gil_scoped_release release;
+  parallel::run(int(category.shape(0)), threads, [&](int b) {
+    const int32_t* of = (const int32_t*)category.data() + b * length;
+    int32_t *at = (int32_t*)visits.data() + b * length, *step = (int32_t*)step_of.data() + b * length;
+    std::vector<int32_t> next(size_t(categories) + 1);
+    for (int64_t i = 0; i < length; i++) next[size_t(of[i]) + 1]++;
+    for (int c = 0; c < categories; c++) next[size_t(c) + 1] += next[size_t(c)];
+    for (int64_t i = 0; i < length; i++) {
+      step[i] = next[size_t(of[i])]++;
+      at[step[i]] = int32_t(i);
+    }
+  });
+}
+
+// x (batch, height, width, channels) whose pixels lie x_row apart, the partner's partner_row; taps (side * side, channels)
+void filter(Strided x, int64_t x_row, int side, Array taps, Array bias, int activation, std::optional<Strided> partner,
+            int64_t partner_row, bool product, Array y, int threads) {
+  const Kernels& kernel = *chosen;
+  const Filter f{int(y.shape(0)), int(y.shape(1)), int(y.shape(2)), int(y.shape(3)), side, Activation(activation), product,
+                 (const float*)x.data(), x_row, (const float*)taps.data(), (const float*)bias.data(),
+                 partner ? (const float*)partner->data() : nullptr, partner_row, (float*)y.data()};
+  const int band = 4, bands = (f.height + band - 1) / band;
+  nb::gil_scoped_release release;
+  parallel::run(f.batch * bands, threads, [&](int task) {
+    const int begin = task % bands * band;
+    kernel.filter(f, task / bands, begin, std::min(begin + band, f.height));
   });
 }
 
@@ -243,8 +340,16 @@ NB_MODULE(_cpu, m) {
   m.def("depthwise", &depthwise);
   m.def("depthwise_backward", &depthwise_backward, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
         nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg());
-  m.def("norm_gate", &norm_gate, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
+  m.attr("MAX_HEAD") = MAX_HEAD;
+  m.def("linear", &linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(),
+        nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg());
+  m.def("attention", &attention);
+  m.def("route", &route);
+  m.def("visit", &visit);
+  m.def("filter", &filter, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+        nb::arg(), nb::arg(), nb::arg());
+  m.def("norm_gate", &norm_gate, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
         nb::arg());
-  m.def("norm_gate_backward", &norm_gate_backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
+  m.def("norm_gate_backward", &norm_gate_backward, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(),
         nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg());
 }

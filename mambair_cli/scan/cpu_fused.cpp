@@ -1,7 +1,7 @@
 // What stands around the scan in every block, one pass over memory each: depthwise 3x3, SiLU of it,
 // and LayerNorm * SiLU(gate). Compiled once per instruction set; see CMakeLists.txt.
 #include "cpu_kernel.hpp"
-#include "simd.hpp"
+#include "rows.hpp"
 
 namespace MAMBAIR_ISA {
 namespace {
@@ -100,32 +100,10 @@ void depthwise_gradient(const DepthwiseBackward& g, int b, int first) {
   for (int k = 0; k < 10; k++) store(out + k * d.channels, parameters[k], filter.lanes);
 }
 
-// Mean and 1 / standard deviation of a row (biased variance, two passes).
-struct Moments {
-  float mean, scale;
-
-  template <class T>
-  Moments(const T* row, int channels, float eps) {
-    vf total{}, squares{};
-    for (int c = 0; c < channels; c += W) total += load(row + c, channels - c);
-    mean = sum(total) / float(channels);
-    for (int c = 0; c < channels; c += W) {
-      const vf v = keep(load(row + c, channels - c) - mean, channels - c);
-      squares += v * v;
-    }
-    scale = 1.0f / __builtin_sqrtf(sum(squares) / float(channels) + eps);
-  }
-
-  template <class T>
-  vf normal(const T* at, int lanes) const {
-    return (load(at, lanes) - mean) * scale;
-  }
-};
-
 template <class T>
 void norm_gate_rows(const NormGate& g, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; row++) {
-    const T *y = (const T*)g.y + row * g.channels, *z = g.z ? (const T*)g.z + row * g.z_row : nullptr;
+    const T *y = (const T*)g.y + row * g.y_row, *z = g.z ? (const T*)g.z + row * g.z_row : nullptr;
     T* out = (T*)g.out + row * g.channels;
     const Moments moments(y, g.channels, g.eps);
     for (int c = 0; c < g.channels; c += W) {
@@ -141,7 +119,7 @@ void norm_gate_gradient(const NormGateBackward& b, int64_t begin, int64_t end, f
   const NormGate& g = b.forward;
   float *g_weight = g_parameters, *g_bias = g_parameters + g.channels;
   for (int64_t row = begin; row < end; row++) {
-    const T *y = (const T*)g.y + row * g.channels, *z = g.z ? (const T*)g.z + row * g.z_row : nullptr;
+    const T *y = (const T*)g.y + row * g.y_row, *z = g.z ? (const T*)g.z + row * g.z_row : nullptr;
     const T* g_out = (const T*)b.g_out + row * g.channels;
     T *gy = (T*)b.gy + row * g.channels, *gz = z ? (T*)b.gz + row * g.channels : nullptr;
     const Moments moments(y, g.channels, g.eps);

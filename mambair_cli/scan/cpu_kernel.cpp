@@ -298,9 +298,15 @@ void depthwise(const Depthwise&, int, int, int);
 void depthwise_backward(const DepthwiseBackward&, int, int);
 void norm_gate(const NormGate&, int64_t, int64_t);
 void norm_gate_backward(const NormGateBackward&, int64_t, int64_t, float*);
+int64_t packed_size(int, int);
+void pack(const float*, int, int, float*);
+void linear(const Linear&, int64_t, int64_t);
+void attention(const Attention&, int, int, int, int);
+void route(const Route&, int64_t, int64_t);
+void filter(const Filter&, int, int, int);
 
 extern const Kernels kernels;
-const Kernels kernels{NAME(MAMBAIR_ISA),  W,         scan_forward,      scan_backward, depthwise,
-                      depthwise_backward, norm_gate, norm_gate_backward};
+const Kernels kernels{NAME(MAMBAIR_ISA), W,           scan_forward, scan_backward, depthwise, depthwise_backward, norm_gate,
+                      norm_gate_backward, packed_size, pack,         linear,        attention, route,              filter};
 
 }  // namespace MAMBAIR_ISA

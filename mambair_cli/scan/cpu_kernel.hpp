@@ -4,6 +4,7 @@
 #include <cstdint>
 
 constexpr int MAX_STATES = 64, MAX_RANK = 64;  // that a scan may have
+constexpr int MAX_HEAD = 64;                   // width of a head of attention
 
 enum class Dtype { float32, bfloat16 };
 
@@ -71,6 +72,7 @@ struct NormGate {
   int channels;
   Dtype dtype;
   const void* y;
+  int64_t y_row;
   const void* z;
   int64_t z_row;
   const float *weight, *bias;
@@ -84,6 +86,52 @@ struct NormGateBackward {
   void *gy, *gz;  // dense, in the dtype of y
 };
 
+// y = f(norm(x) W^T + bias) + add + scale * scaled; f is GELU or nothing. Inference only, float32.
+struct Linear {
+  int64_t rows;
+  int in, out;
+  const float* x;
+  int64_t x_row;
+  const float *norm_weight, *norm_bias;  // of a LayerNorm of the rows of x, or null
+  float eps;
+  const float *packed, *bias;  // weight by `pack`; bias (out) or null
+  bool gelu;
+  const float *add, *scaled, *scale;  // (rows, out), (rows, out), (out), each or null
+  float* y;                           // (rows, out)
+};
+
+// Softmax(q k^T scale + bias) v in windows of a map that is first rolled by `shift`, and rolled back.
+struct Attention {
+  int image_height, image_width, window, shift, heads, width;
+  const float* qkv;   // (batch, height, width, 3, heads, width)
+  const float* bias;  // (heads, keys, queries), to base 2
+  float scale, far;   // to base 2; `far` is added between pixels that only the roll brought together
+  float* y;           // (batch, height, width, heads, width)
+};
+
+struct Route {
+  int tokens;
+  const float* logits;  // (rows, tokens)
+  uint64_t key;
+  uint32_t layer;
+  int32_t* category;  // (rows)
+};
+
+enum class Activation { none, silu, sigmoid, gelu };
+
+// y = activation(depthwise convolution + bias), times or plus a partner. Inference only, float32.
+struct Filter {
+  int batch, height, width, channels, side;
+  Activation activation;
+  bool product;
+  const float* x;
+  int64_t x_row;
+  const float *weight, *bias;  // (side * side, channels), (channels)
+  const float* partner;        // or null
+  int64_t partner_row;
+  float* y;
+};
+
 struct Kernels {
   const char* name;
   int width;  // channels per vector
@@ -95,6 +143,12 @@ struct Kernels {
   void (*norm_gate)(const NormGate&, int64_t row_begin, int64_t row_end);
   // adds to g_parameters (2, channels): weight and bias
   void (*norm_gate_backward)(const NormGateBackward&, int64_t row_begin, int64_t row_end, float* g_parameters);
+  int64_t (*packed_size)(int in, int out);
+  void (*pack)(const float* weight, int in, int out, float* packed);
+  void (*linear)(const Linear&, int64_t row_begin, int64_t row_end);
+  void (*attention)(const Attention&, int batch, int row, int column, int head);
+  void (*route)(const Route&, int64_t row_begin, int64_t row_end);
+  void (*filter)(const Filter&, int batch, int row_begin, int row_end);
 };
 
 namespace portable { extern const Kernels kernels; }

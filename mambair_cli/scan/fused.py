@@ -5,6 +5,7 @@ On a CPU with the kernel these run natively, forward and backward; everywhere el
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,26 @@ def _native(x: Tensor) -> bool:
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.stride(-1) == 1
         and x.numel() > 0
+    )
+
+
+def _rows(x: Tensor) -> Tensor | None:
+    """(..., C) as (rows, C) without a copy, or None: dense, or a slice of the channels of dense rows."""
+    step = x.stride(-2) if x.dim() > 1 else x.shape[-1]
+    for size, stride in zip(reversed(x.shape[:-1]), reversed(x.stride()[:-1]), strict=True):
+        if size > 1 and stride != step:
+            return None
+        step *= size
+    return x.as_strided((x.numel() // x.shape[-1], x.shape[-1]), (x.stride(-2) if x.dim() > 1 else x.shape[-1], 1))
+
+
+def inference(*tensors: Tensor | None) -> bool:
+    """Whether the native operations that have no backward may run on these."""
+    return (
+        not cpu.missing
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+        and all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() > 0) for t in tensors)
     )
 
 
@@ -62,9 +83,9 @@ class _NormGate(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, z: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         y, z = y.detach(), None if z is None else z.detach()
         weight, bias = _floats(weight), _floats(bias)
-        out = torch.empty_like(y)
+        out = torch.empty(y.shape, dtype=y.dtype)
         ctx.z_row, ctx.eps = 0 if z is None else z.stride(0), eps
-        cpu._cpu.norm_gate(y, z, ctx.z_row, weight, bias, eps, out, torch.get_num_threads())
+        cpu._cpu.norm_gate(y, y.stride(0), z, ctx.z_row, weight, bias, eps, out, torch.get_num_threads())
         ctx.save_for_backward(y, z, weight, bias)
         return out
 
@@ -72,10 +93,10 @@ class _NormGate(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         y, z, weight, bias = ctx.saved_tensors
         g_out = grads[0].to(y.dtype).contiguous()
-        gy, gz = torch.empty_like(y), None if z is None else torch.empty(z.shape, dtype=z.dtype)
+        gy, gz = torch.empty(y.shape, dtype=y.dtype), None if z is None else torch.empty(z.shape, dtype=z.dtype)
         g = torch.zeros(min(GRADIENT_BANDS, y.shape[0]), 2, y.shape[1])
         cpu._cpu.norm_gate_backward(
-            *(y, z, ctx.z_row, weight, bias, ctx.eps, g_out, gy, gz, g, torch.get_num_threads())
+            *(y, y.stride(0), z, ctx.z_row, weight, bias, ctx.eps, g_out, gy, gz, g, torch.get_num_threads())
         )
         g = g.sum(0)
         return gy, gz, g[0], g[1], None
@@ -97,8 +118,8 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1, sil
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """LayerNorm over the last dimension of x (..., C). Differentiable."""
-    if _native(x) and x.is_contiguous():
-        return _NormGate.apply(x.view(-1, x.shape[-1]), None, weight, bias, eps).view(x.shape)
+    if _native(x) and (rows := _rows(x)) is not None:
+        return _NormGate.apply(rows, None, weight, bias, eps).view(x.shape)
     return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
 
 
@@ -111,3 +132,35 @@ def norm_gate(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 1
     if _native(y) and y.is_contiguous() and z.dtype == y.dtype and rows.stride(-1) == 1:
         return _NormGate.apply(y.view(-1, y.shape[-1]), rows, weight, bias, eps).view(y.shape)
     return F.layer_norm(y, y.shape[-1:], weight.to(y.dtype), bias.to(y.dtype), eps) * F.silu(z)
+
+
+ACTIVATIONS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {  # number in cpu_kernel.hpp, the plain one
+    "none": (0, lambda t: t),
+    "silu": (1, F.silu),
+    "sigmoid": (2, torch.sigmoid),
+    "gelu": (3, F.gelu),
+}
+
+
+def convolve_gated(
+    x: Tensor, weight: Tensor, bias: Tensor, partner: Tensor, *, activation: str = "none", product: bool = True
+) -> Tensor:
+    """activation(k x k depthwise convolution + bias), times or plus a partner; zeros outside the map.
+
+    x, partner (B, H, W, C), possibly slices of wider rows; weight (C, 1, k, k), k odd; bias (C). Differentiable.
+    """
+    number, plain = ACTIVATIONS[activation]
+    side = weight.shape[-1]
+    if inference(x, partner, weight) and side in (3, 5, 7):
+        rows, others = _rows(x), _rows(partner)
+        if rows is not None and others is not None:
+            taps, y = weight.view(-1, side * side).t().contiguous(), torch.empty(x.shape)
+            cpu._cpu.filter(
+                *(rows, rows.stride(0), side, taps, bias, number, others, others.stride(0), product, y),
+                torch.get_num_threads(),
+            )
+            return y
+    channels = weight.shape[0]
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight.to(x.dtype), bias.to(x.dtype), padding=side // 2, groups=channels)
+    y = plain(y.permute(0, 2, 3, 1))
+    return partner * y if product else partner + y

@@ -130,6 +130,29 @@ inline vf sigmoid(vf t, vf e) {  // e = e^-|t|
 inline vf sigmoid(vf t) { return sigmoid(t, exp2_negative(abs(t) * -LOG2E)); }
 inline vf silu(vf t) { return t * sigmoid(t); }
 
+// log(x) of normal positive x: x = 2^e m, m in [sqrt(1/2), sqrt(2)); log m = 2 artanh((m - 1) / (m + 1)).
+inline vf log(vf x) {
+  const vi bits = (vi)x - 0x3f3504f3;  // of sqrt(1/2)
+  const vi e = bits >> 23;
+  const vf m = (vf)((bits & 0x7fffff) + 0x3f3504f3);
+  const vf s = (m - 1.0f) / (m + 1.0f), q = s * s;
+  vf p = q * (2.0f / 9) + 2.0f / 7;
+  p = p * q + 2.0f / 5;
+  p = p * q + 2.0f / 3;
+  return __builtin_convertvector(e, vf) * LN2 + (s + s + s * q * p);
+}
+
+// x Phi(x), the exact form: Phi by 7.1.26 of Abramowitz & Stegun, within 1e-7. Written with the tail of |x|, so that
+// nothing cancels where x is far below 0.
+inline vf gelu(vf x) {
+  const vf size = abs(x), t = 1.0f / (size * (0.3275911f * 0.70710678f) + 1.0f);
+  vf p = t * (0.5f * 1.061405429f) - 0.5f * 1.453152027f;
+  p = p * t + 0.5f * 1.421413741f;
+  p = p * t - 0.5f * 0.284496736f;
+  p = p * t + 0.5f * 0.254829592f;
+  return max(x, vf{}) - size * (p * t * exp2_negative(x * x * (-0.5f * LOG2E)));
+}
+
 // The first `lanes` of v, 0 in the others.
 inline vf keep(vf v, int lanes) {
 #if defined(__AVX512F__)

@@ -1,0 +1,80 @@
+"""Attention in windows with a relative position bias: one native pass on a CPU, torch's attention elsewhere."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mambair_cli.scan import cpu, fused
+
+FAR = -100.0  # added to the logits of pairs that the cyclic shift brought together
+
+
+def relative_position_index(window: int) -> Tensor:
+    """(window^2, window^2) row of the bias table for each pair of positions in a window."""
+    y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    dy, dx = (p.flatten()[:, None] - p.flatten() + window - 1 for p in (y, x))
+    return dy * (2 * window - 1) + dx
+
+
+@lru_cache(maxsize=8)
+def shift_mask(window: int, last_row: bool, last_column: bool, device: torch.device) -> Tensor:
+    """(window^2, window^2): FAR between pixels of a shifted window that are no neighbours in the picture.
+
+    Only windows of the last row or column hold such pixels: their second half came from the other side.
+    """
+    with torch.inference_mode(False):
+        wrapped = torch.arange(window, device=device) >= window - window // 2
+        row = wrapped & last_row
+        column = wrapped & last_column
+        region = (2 * row[:, None] + column).flatten()
+        return (region[:, None] != region) * FAR
+
+
+def window_attention(qkv: Tensor, table: Tensor, index: Tensor, window: int, shift: int) -> Tensor:
+    """Softmax attention of several heads in each window of the map rolled by (-shift, -shift), rolled back.
+
+    qkv    (B, H, W, 3C)         queries, keys and values, heads side by side; H and W multiples of the window
+    table  ((2w-1)^2, heads)     bias of the logits
+    index  (w^2, w^2)            `relative_position_index`
+    shift  0 or window // 2
+    Returns (B, H, W, C). Differentiable.
+    """
+    channels, heads = qkv.shape[-1] // 3, table.shape[1]
+    if fused.inference(qkv, table) and channels // heads <= cpu._cpu.MAX_HEAD:
+        y = torch.empty(*qkv.shape[:-1], channels)
+        cpu._cpu.attention(qkv.contiguous(), table.contiguous(), window, shift, FAR, y, torch.get_num_threads())
+        return y
+    if shift:
+        qkv = qkv.roll((-shift, -shift), (1, 2))
+    y = _plain(qkv, table[index].permute(2, 0, 1).to(qkv.dtype), window, bool(shift))
+    return y.roll((shift, shift), (1, 2)) if shift else y
+
+
+def _plain(qkv: Tensor, bias: Tensor, side: int, shifted: bool) -> Tensor:
+    """bias (heads, side^2, side^2)."""
+    batch, height, width, _ = qkv.shape
+    windows = qkv.view(batch, height // side, side, width // side, side, 3, bias.shape[0], -1)
+    q, k, v = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(-3, -2)  # (B, rows, columns, heads, side^2, C/heads)
+
+    def attend(rows: slice, columns: slice, bias: Tensor) -> Tensor:
+        shape = q[:, rows, columns].shape
+        part = [t[:, rows, columns].flatten(0, 2) for t in (q, k, v)]
+        # Only with a mask of four dimensions does torch's CPU take the kernel that never holds the logits.
+        return F.scaled_dot_product_attention(part[0], part[1], part[2], bias[None]).view(shape)
+
+    if shifted:
+        inner, last = slice(None, -1), slice(-1, None)
+        bands = []
+        for rows in (inner, last):
+            masks = [shift_mask(side, rows is last, end, q.device).to(q.dtype) for end in (False, True)]
+            parts = [attend(rows, inner, bias + masks[0]), attend(rows, last, bias + masks[1])]
+            bands.append(torch.cat(parts, dim=2))
+        y = torch.cat(bands, dim=1)
+    else:
+        y = attend(slice(None), slice(None), bias)
+    y = y.unflatten(4, (side, side)).permute(0, 1, 4, 2, 5, 3, 6)
+    return y.reshape(batch, height, width, -1)

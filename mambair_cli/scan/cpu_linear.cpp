@@ -1,0 +1,97 @@
+// y = f(norm(x) W^T + bias) + what is added, in one pass over the rows: the matrix products between the scans.
+// Rows are few hundred values wide, so a block of them and a panel of W stay in the first caches and nothing is ever
+// written that the next operation would only read back. Compiled once per instruction set; see CMakeLists.txt.
+#include <vector>
+
+#include "cpu_kernel.hpp"
+#include "rows.hpp"
+
+namespace MAMBAIR_ISA {
+namespace {
+
+// A panel is PANEL vectors of outputs or fewer; ROWS x PANEL sums, the panel's vectors and one broadcast fit the registers.
+constexpr int ROWS = 6, PANEL = W == 16 ? 4 : 2;
+
+// Vectors of outputs, cut as evenly as it goes: five are 3 + 2, not 4 + 1.
+struct Panels {
+  int vectors, count;
+
+  explicit Panels(int out) : vectors((out + W - 1) / W), count((vectors + PANEL - 1) / PANEL) {}
+  int begin(int p) const { return p * vectors / count; }
+  int width(int p) const { return begin(p + 1) - begin(p); }
+};
+
+template <int WIDTH, int HEIGHT>
+void tile(const Linear& l, const float* x, int64_t x_row, int64_t row, int first) {
+  const float* w = l.packed + int64_t(first) * W * l.in;
+  const int column = first * W;
+  vf sums[HEIGHT][WIDTH];
+  for (int j = 0; j < WIDTH; j++) {
+    const vf bias = l.bias ? load(l.bias + column + j * W, l.out - column - j * W) : vf{};
+    for (int i = 0; i < HEIGHT; i++) sums[i][j] = bias;
+  }
+  for (int k = 0; k < l.in; k++, w += WIDTH * W) {
+    vf panel[WIDTH];
+    for (int j = 0; j < WIDTH; j++) panel[j] = load(w + j * W, W);
+    for (int i = 0; i < HEIGHT; i++) {
+      const float value = x[i * x_row + k];
+      for (int j = 0; j < WIDTH; j++) sums[i][j] += value * panel[j];
+    }
+  }
+  for (int j = 0; j < WIDTH; j++) {
+    const int at = column + j * W, lanes = l.out - at;
+    const vf scale = l.scale ? load(l.scale + at, lanes) : vf{};
+    for (int i = 0; i < HEIGHT; i++) {
+      const int64_t place = (row + i) * l.out + at;
+      vf v = l.gelu ? gelu(sums[i][j]) : sums[i][j];
+      if (l.add) v += load(l.add + place, lanes);
+      if (l.scaled) v += scale * load(l.scaled + place, lanes);
+      store(l.y + place, v, lanes);
+    }
+  }
+}
+
+template <int WIDTH>
+void panel(const Linear& l, const float* x, int64_t x_row, int64_t row, int64_t count, int first) {
+  int64_t i = 0;
+  for (; i + ROWS <= count; i += ROWS) tile<WIDTH, ROWS>(l, x + i * x_row, x_row, row + i, first);
+  for (; i < count; i++) tile<WIDTH, 1>(l, x + i * x_row, x_row, row + i, first);
+}
+
+}  // namespace
+
+int64_t packed_size(int in, int out) { return int64_t(Panels(out).vectors) * W * in; }
+
+// weight (out, in) -> panel after panel, (in, width * W) each, zeros beyond `out`
+void pack(const float* weight, int in, int out, float* packed) {
+  const Panels panels(out);
+  for (int p = 0; p < panels.count; p++)
+    for (int k = 0; k < in; k++)
+      for (int o = panels.begin(p) * W; o < panels.begin(p + 1) * W; o++)
+        *packed++ = o < out ? weight[int64_t(o) * in + k] : 0.0f;
+}
+
+void linear(const Linear& l, int64_t begin, int64_t end) {
+  const float* x = l.x + begin * l.x_row;
+  int64_t x_row = l.x_row;
+  std::vector<float> normal;
+  if (l.norm_weight) {
+    normal.resize(size_t((end - begin) * l.in));
+    for (int64_t i = 0; i < end - begin; i++)
+      normalise(x + i * x_row, l.in, l.eps, l.norm_weight, l.norm_bias, &normal[size_t(i * l.in)]);
+    x = normal.data();
+    x_row = l.in;
+  }
+  const Panels panels(l.out);
+  for (int p = 0; p < panels.count; p++) {
+    const int first = panels.begin(p);
+    switch (panels.width(p)) {
+      case 1: panel<1>(l, x, x_row, begin, end - begin, first); break;
+      case 2: panel<2>(l, x, x_row, begin, end - begin, first); break;
+      case 3: panel<3>(l, x, x_row, begin, end - begin, first); break;
+      default: panel<4>(l, x, x_row, begin, end - begin, first); break;
+    }
+  }
+}
+
+}  // namespace MAMBAIR_ISA
