@@ -16,7 +16,7 @@ from PIL import Image
 from mambair_cli import degradations
 from mambair_cli.metrics import psnr
 from mambair_cli.models import checkpoints, zoo
-from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.models.spec import ModelSpec
 
 BUNDLED = [spec for spec in zoo.zoo().values() if spec.source.bundled]
 PHOTO = Path(__file__).parent / "pictures" / "photo.png"

@@ -19,7 +19,7 @@ from mambair_cli.bench.damage import Damage
 from mambair_cli.bench.datasets import Selection, known, load, scan
 from mambair_cli.bench.run import prepare
 from mambair_cli.errors import BadImage, Unavailable, UsageError
-from mambair_cli.tasks import Protocol
+from mambair_cli.task import Protocol
 
 X2 = damage("upscale", 2)
 RAIN = damage("derain")

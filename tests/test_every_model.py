@@ -23,7 +23,7 @@ from PIL import Image
 
 from mambair_cli import archs
 from mambair_cli.models import zoo
-from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.models.spec import ModelSpec
 
 SMALL: dict[str, dict[str, Any]] = {
     "mambair": dict(embed_dim=30, depths=[1], d_state=2),

@@ -15,7 +15,7 @@ from helpers.sets import parts
 from PIL import Image
 
 from mambair_cli import metrics, tasks
-from mambair_cli.tasks import Degradation, Task
+from mambair_cli.task import Degradation, Task
 
 DIM = Task(
     name="brighten",

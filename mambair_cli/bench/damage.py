@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambair_cli.tasks import TASKS, Degradation, Setting, Task
+from mambair_cli.task import Degradation, Setting, Task
+from mambair_cli.tasks import TASKS
 
 
 @dataclass(frozen=True)

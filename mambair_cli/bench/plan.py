@@ -10,8 +10,9 @@ from mambair_cli.bench.damage import Damage
 from mambair_cli.bench.datasets import known, registry
 from mambair_cli.errors import UsageError
 from mambair_cli.models import checkpoints, zoo
-from mambair_cli.models.zoo import ModelSpec
-from mambair_cli.tasks import TASKS, Level, Value
+from mambair_cli.models.spec import ModelSpec
+from mambair_cli.task import Level, Value
+from mambair_cli.tasks import TASKS
 
 
 @dataclass(frozen=True)

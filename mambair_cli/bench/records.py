@@ -12,7 +12,7 @@ from typing import Any
 
 from mambair_cli.bench.damage import Damage
 from mambair_cli.bench.datasets import Dataset
-from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from mambair_cli.models import checkpoints
 from mambair_cli.restoring.picture import restore
 from mambair_cli.restoring.request import Request
 from mambair_cli.restoring.restorer import Restorer
-from mambair_cli.tasks import Protocol
+from mambair_cli.task import Protocol
 
 T = TypeVar("T")
 TIMES_ONLY = ("platform", "processor", "python", "threads")  # of the environment: no score depends on them

@@ -33,7 +33,8 @@ from mambair_cli.cli.options import (
 from mambair_cli.cli.restore import read_level
 from mambair_cli.errors import UsageError
 from mambair_cli.restoring.running import Running
-from mambair_cli.tasks import SIGMA, TASKS, Value
+from mambair_cli.task import Value
+from mambair_cli.tasks import SIGMA, TASKS
 
 if TYPE_CHECKING:
     from mambair_cli.bench.damage import Damage
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from mambair_cli.bench.records import Measured, Result
     from mambair_cli.bench.run import Watcher
     from mambair_cli.console import Voice
-    from mambair_cli.models.zoo import ModelSpec
+    from mambair_cli.models.spec import ModelSpec
     from mambair_cli.restoring.restorer import Restorer
 
     Run = tuple[ModelSpec, Damage, Dataset]

@@ -13,7 +13,7 @@ from mambair_cli.cli.help import Command, Group
 from mambair_cli.cli.options import Json, Offline, Quiet
 from mambair_cli.errors import Unavailable, UsageError
 from mambair_cli.models import checkpoints, zoo
-from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.models.spec import ModelSpec
 from mambair_cli.tasks import TASKS
 
 HELP = """List, inspect, download and verify the models.

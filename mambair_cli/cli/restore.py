@@ -13,7 +13,7 @@ from mambair_cli import console
 from mambair_cli.cli.options import MODEL, RestoreOptions, with_options
 from mambair_cli.errors import UsageError
 from mambair_cli.restoring.running import Running
-from mambair_cli.tasks import Level, Task, Value
+from mambair_cli.task import Level, Task, Value
 
 if TYPE_CHECKING:
     from mambair_cli.files import Job

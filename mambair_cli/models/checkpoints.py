@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
 from mambair_cli.models.download import download, only_process, sha256_of
+from mambair_cli.models.spec import ModelSpec, Source
 from mambair_cli.models.tensors import note, read
-from mambair_cli.models.zoo import ModelSpec, Source, by_hand, zoo
+from mambair_cli.models.zoo import by_hand, zoo
 from mambair_cli.tasks import TASKS
 
 if TYPE_CHECKING:

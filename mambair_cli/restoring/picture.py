@@ -24,7 +24,7 @@ from mambair_cli.images import encode
 from mambair_cli.images.decode import Picture, read_picture
 from mambair_cli.images.encode import Encoding
 from mambair_cli.images.formats import FORMATS, MAX_PIXELS, Format, of_suffix
-from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.models.spec import ModelSpec
 from mambair_cli.restoring.fit import resize_frame, visible_colours
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Plan, Request

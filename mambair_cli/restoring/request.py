@@ -8,9 +8,10 @@ from pathlib import Path
 from mambair_cli.errors import MambairError, Unavailable, UsageError
 from mambair_cli.images.decode import Picture
 from mambair_cli.models import checkpoints, zoo
-from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.models.spec import ModelSpec
 from mambair_cli.restoring.fit import NO_FIT, Fit, Size
-from mambair_cli.tasks import TASKS, Task, Value
+from mambair_cli.task import Task, Value
+from mambair_cli.tasks import TASKS
 
 SCALES = (2, 3, 4)
 _LARGE_INPUT = 12_000_000  # pixels from which the size of the result is worth a line

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mambair_cli import archs
 from mambair_cli.errors import UsageError
-from mambair_cli.models.zoo import ModelSpec
+from mambair_cli.models.spec import ModelSpec
 from mambair_cli.speed import op
 from mambair_cli.speed.machine import Rates, describe, measure_rates, using_threads
 from mambair_cli.speed.network import NetworkSpeed, measure_network

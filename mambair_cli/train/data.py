@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mambair_cli import degradations
 from mambair_cli.degradations import Bytes
-from mambair_cli.tasks import Setting
+from mambair_cli.task import Setting
 from mambair_cli.train.pictures import PathPair, decode, decode_pairs
 from mambair_cli.train.recipe import Recipe
 

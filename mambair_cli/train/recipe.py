@@ -12,7 +12,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from mambair_cli.degradations import Jpegs, Noises, Photo
 from mambair_cli.errors import UsageError
-from mambair_cli.tasks import TASKS, Degradation
+from mambair_cli.task import Degradation
+from mambair_cli.tasks import TASKS
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mambair_cli import archs
-from mambair_cli.models.zoo import ModelSpec, Source
-from mambair_cli.tasks import Protocol
+from mambair_cli.models.spec import ModelSpec, Source
+from mambair_cli.task import Protocol
 
 NEAREST = {"upscale": 2, "embed_dim": 30, "d_state": 1, "depths": [1], "upsampler": "pixelshuffledirect"}
 IDENTITY = {"upscale": 1, "embed_dim": 30, "d_state": 1, "depths": [1], "upsampler": ""}
