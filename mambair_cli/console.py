@@ -1,7 +1,8 @@
 """The one voice of the program: what is said to people on stderr, and whether a bar may be drawn.
 
 Commands set it up once; notices of the package's logger, of libraries (`warnings`) and of downloads come out of it as
-well. Without a setup (the Python API) nothing is printed but what the loggers' and warnings' own defaults do.
+well. Without a setup (the Python API) nothing is said here: loggers and warnings have their own defaults, and
+downloads the bars of tqdm.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -102,8 +103,31 @@ class Voice:
     def _print(self, text: str, style: str | None = None) -> None:
         self.console.print(printable(text, lines=True), style=style, markup=False)
 
+    @contextmanager
+    def download(self, name: str, total: int | None, there: int) -> Iterator[Callable[[int], object]]:
+        """A bar for a file of `total` bytes, of which some are there; told of every chunk's bytes."""
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-voice = Voice()
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+        with self.progress(*columns, TransferSpeedColumn(), TimeRemainingColumn()) as bar:
+            task = bar.add_task(name, total=total, completed=there)
+            yield lambda count: bar.update(task, advance=count)
+
+
+class Silence(Voice):
+    """Before a command has set anything up, as in notebooks: nothing but tqdm's bars for downloads."""
+
+    @contextmanager
+    def download(self, name: str, total: int | None, there: int) -> Iterator[Callable[[int], object]]:
+        from tqdm.auto import tqdm
+
+        hidden = not sys.stderr.isatty() and "ipykernel" not in sys.modules
+        bar = tqdm(total=total, initial=there, desc=name, unit="B", unit_scale=True, leave=False, disable=hidden)
+        with bar:
+            yield bar.update
+
+
+voice: Voice = Silence(quiet=True)
 
 
 def set_up(quiet: bool = False) -> Voice:

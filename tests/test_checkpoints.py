@@ -278,7 +278,7 @@ def test_half_precision_and_absent_index_tables(tmp_path: Path) -> None:
 def test_first_use_is_trusted_and_said(server: Server, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = zoo.find("tiny-x2")
     server.put("/x2.pth", BODY)
-    network, digest = checkpoints.load(spec, quiet=True)
+    network, digest = checkpoints.load(spec)
     assert same(network.state_dict(), X2)
     assert cached(cache) == ["tiny_lightSRx2.pth", "tiny_lightSRx2.pth.json"]
     (record,) = caplog.records
@@ -293,7 +293,7 @@ def test_first_use_is_trusted_and_said(server: Server, cache: Path, caplog: pyte
 def test_later_mismatches_are_refused(server: Server, cache: Path) -> None:
     spec = zoo.find("tiny-x2")
     server.put("/x2.pth", BODY)
-    file = checkpoints.fetch(spec, quiet=True)
+    file = checkpoints.fetch(spec)
     other = saved({"params": weights(1, upscale=2, upsampler="pixelshuffledirect")})
     file.write_bytes(other)
     with pytest.raises(BadCheckpoint, match="recorded when it was first used") as error:
@@ -302,11 +302,11 @@ def test_later_mismatches_are_refused(server: Server, cache: Path) -> None:
     file.unlink()
     server.put("/x2.pth", other)
     with pytest.raises(Unavailable, match="sha256"):
-        checkpoints.fetch(spec, quiet=True)
+        checkpoints.fetch(spec)
     assert checkpoints.path(spec) is None
     assert checkpoints.forget(spec)
     assert not checkpoints.forget(spec)
-    assert checkpoints.fetch(spec, quiet=True).read_bytes() == other
+    assert checkpoints.fetch(spec).read_bytes() == other
 
 
 WRONG = {
@@ -324,7 +324,7 @@ def test_a_wrong_file_never_gets_into_the_cache(server: Server, cache: Path, nam
     spec = zoo.find(name)
     server.put("/" + spec.source.urls[0].rpartition("/")[2], body)
     with pytest.raises(Unavailable) as error:
-        checkpoints.fetch(spec, quiet=True)
+        checkpoints.fetch(spec)
     assert str(checkpoints.place(spec)) in error.value.hint
     assert cached(cache) == []
 
@@ -334,7 +334,7 @@ def test_known_hash_through_a_bad_connection(
 ) -> None:
     monkeypatch.setattr("mambair_cli.models.download.BACKOFF", 0.01)
     server.put("/sure.pth", BODY, cut(1000), cut(20_000))
-    assert checkpoints.fetch(zoo.find("sure-x2"), quiet=True).read_bytes() == BODY
+    assert checkpoints.fetch(zoo.find("sure-x2")).read_bytes() == BODY
     assert cached(cache) == ["sure_x2.pth"]
     assert not any("trusted" in record.getMessage() for record in caplog.records)
 
@@ -448,7 +448,7 @@ def test_a_first_run_reads_the_file_twice_and_builds_once(
     for name in ("tiny-x2", "sure-x2"):  # without and with a published hash
         spec = zoo.find(name)
         server.put("/" + spec.source.urls[0].rpartition("/")[2], BODY)
-        assert same(checkpoints.load(spec, quiet=True)[0].state_dict(), X2)
+        assert same(checkpoints.load(spec)[0].state_dict(), X2)
         assert sorted(done) == ["build", "read", "sha256_of"], name
         done.clear()
 
@@ -456,5 +456,5 @@ def test_a_first_run_reads_the_file_twice_and_builds_once(
 def test_a_page_with_status_200_is_told(server: Server, cache: Path) -> None:
     server.put("/x2.pth", BODY, page("<p>Rate limit</p>"))
     with pytest.raises(Unavailable, match="a web page came instead of the file"):
-        checkpoints.fetch(zoo.find("tiny-x2"), quiet=True)
+        checkpoints.fetch(zoo.find("tiny-x2"))
     assert cached(cache) == []

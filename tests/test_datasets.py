@@ -146,10 +146,10 @@ def remote(monkeypatch: pytest.MonkeyPatch, pictures: Path):
 
 
 def test_a_set_is_fetched_once_and_only_what_is_missing(remote: Any, cache: Path) -> None:
-    two = load("toy", X2, select=Selection(2), quiet=True)
+    two = load("toy", X2, select=Selection(2))
     assert (len(two.items), two.size, len(remote.requests)) == (2, 3, 2)
     assert all(metrics.psnr(datasets.read(i.truth, False), datasets.read(i.truth, False)) > 99 for i in two.items)
-    load("toy", X2, quiet=True)
+    load("toy", X2)
     assert len(remote.requests) == 3
     assert len(load("toy", X2, offline=True).items) == 3
     assert len(list((cache / "datasets" / "Toy" / "HR").glob("*.png"))) == 3
@@ -158,7 +158,7 @@ def test_a_set_is_fetched_once_and_only_what_is_missing(remote: Any, cache: Path
 def test_an_interrupted_download_goes_on(remote: Any) -> None:
     path = "/HR%20%28all%29/part0.png"
     remote.put(path, remote.files[path], servers.cut(100))
-    load("toy", X2, quiet=True)
+    load("toy", X2)
     ranges = [headers.get("Range") for asked, headers in remote.requests if asked == path]
     assert ranges == [None, "bytes=100-"]
 
@@ -167,12 +167,12 @@ def test_a_wrong_or_missing_file_is_refused(remote: Any, cache: Path) -> None:
     good = remote.entry["files"][1][3]
     remote.entry["files"][1][3] = "0" * 64
     with pytest.raises(Unavailable, match=r"part1\.png"):
-        load("toy", X2, select=Selection(2), quiet=True)
+        load("toy", X2, select=Selection(2))
     assert not (cache / "datasets" / "Toy" / "HR" / "part1.png").exists()
     remote.entry["files"][1][3] = good
     del remote.files["/HR%20%28all%29/part2.png"]
     with pytest.raises(Unavailable, match=r"part2\.png"):
-        load("toy", X2, quiet=True)
+        load("toy", X2)
     with pytest.raises(Unavailable, match=r"part2\.png"):
         load("toy", X2, offline=True)
 

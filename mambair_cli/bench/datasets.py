@@ -18,10 +18,9 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from mambair_cli import metrics
+from mambair_cli import console, metrics
 from mambair_cli.bench.damage import Damage
 from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.images.decode import read_picture
@@ -112,7 +111,6 @@ def load(
     root: Path | None = None,
     select: Selection = Selection(),
     offline: bool = False,
-    quiet: bool = False,
 ) -> Dataset:
     """A set by name (below `root` in any usual layout, else fetched), or any folder of pictures.
 
@@ -122,7 +120,7 @@ def load(
     if canonical:
         folder = _below(root, canonical) if root else None
         if folder is None:
-            return _fetch(canonical, damage, root, select, offline, quiet)
+            return _fetch(canonical, damage, root, select, offline)
     else:
         folder = Path(name)
         if not folder.is_dir():
@@ -199,7 +197,7 @@ def _pinned(name: str) -> list[_Pinned]:
     return sorted(found, key=lambda file: _natural(file.place))
 
 
-def _fetch(name: str, damage: Damage, root: Path | None, select: Selection, offline: bool, quiet: bool) -> Dataset:
+def _fetch(name: str, damage: Damage, root: Path | None, select: Selection, offline: bool) -> Dataset:
     """The set from its pinned source, kept in the cache. Raises Unavailable if it may not be redistributed."""
     pinned = _pinned(name)
     if not pinned:
@@ -219,16 +217,17 @@ def _fetch(name: str, damage: Damage, root: Path | None, select: Selection, offl
     missing = [file for file in pinned if folder / file.place in wanted and not (folder / file.place).exists()]
 
     def fetch(file: _Pinned) -> None:
-        download(
-            [file.url], folder / file.place, sha256=file.sha256, bytes=file.bytes, progress=False, offline=offline
-        )
+        download([file.url], folder / file.place, sha256=file.sha256, bytes=file.bytes, bar=False, offline=offline)
 
-    console = Console(stderr=True, quiet=quiet)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         fetched = [pool.submit(fetch, file) for file in missing]
         try:
-            for done in track(fetched, f"Fetching {name}", console=console, disable=not console.is_terminal):
-                done.result()
+            with console.voice.progress(*columns) as bar:
+                task = bar.add_task(f"Fetching {name}", total=len(fetched))
+                for done in fetched:
+                    done.result()
+                    bar.update(task, advance=1)
         except Unavailable as error:
             raise Unavailable(
                 f"{name} cannot be fetched. {error.message}",

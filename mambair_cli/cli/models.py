@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mambair_cli import console
 from mambair_cli.cli.help import Command, Group
 from mambair_cli.cli.options import Json, Offline, Quiet
 from mambair_cli.errors import Unavailable, UsageError
@@ -123,10 +124,11 @@ def download(names: Names, offline: Offline = False, quiet: Quiet = False) -> No
     mambair models download light base          one or several
     mambair models download light --offline     only look
     """
+    console.set_up(quiet)
     failures = []
     for spec in dict.fromkeys(zoo.find(name) for name in names):
         try:
-            print(checkpoints.fetch(spec, offline=offline, quiet=quiet))
+            print(checkpoints.fetch(spec, offline=offline))
         except Unavailable as failure:
             failures.append(failure)
     if len(failures) == 1:
@@ -193,10 +195,10 @@ def import_file(
     mambair models import ~/Downloads/net_g_280000.pth
     mambair models import net_g_latest.pth --as vmambair-derain
     """
+    voice = console.set_up(quiet)
     fits = [zoo.find(name)] if name else checkpoints.identify(file)
     spec = fits[0] if len(fits) == 1 else _ask(file, fits)
-    if not quiet:
-        print(f"{file.name} is {spec.name}.", file=sys.stderr)
+    voice.say(f"{file.name} is {spec.name}.", None)
     print(checkpoints.adopt(file, spec))
 
 
@@ -209,10 +211,10 @@ def rm(names: Names, quiet: Quiet = False) -> None:
     \b
     mambair models rm light base                one or several
     """
+    voice = console.set_up(quiet)
     for spec in dict.fromkeys(zoo.find(name) for name in names):
         done = checkpoints.forget(spec)
-        if not quiet:
-            print(f"{spec.name} {'is removed' if done else 'was not here'}.", file=sys.stderr)
+        voice.say(f"{spec.name} {'is removed' if done else 'was not here'}.", None)
 
 
 # ------------------------------------------------------------------------------------------------------ in words

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mambair_cli import console
 from mambair_cli.cli.options import RUNNING, Device, Quiet
 from mambair_cli.errors import UsageError
 
@@ -110,6 +111,7 @@ def train(
         for name in recipes.names():
             typer.echo(f"{name:<17}{recipes.load(name).summary}")
         return
+    console.set_up(quiet)
     wanted = recipes.load(recipe)
     if not (data or lq or hq):
         raise UsageError(

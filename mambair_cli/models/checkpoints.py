@@ -75,9 +75,9 @@ def known_hash(spec: ModelSpec) -> str | None:
     return digest if isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{64}", digest) else UNREADABLE
 
 
-def fetch(spec: ModelSpec, *, offline: bool = False, quiet: bool = False) -> Path:
+def fetch(spec: ModelSpec, *, offline: bool = False) -> Path:
     """The model's file, downloaded if need be, its hash verified. Raises Unavailable; the hint says what to do."""
-    return _obtain(spec, offline=offline, quiet=quiet)[0]
+    return _obtain(spec, offline=offline)[0]
 
 
 def forget(spec: ModelSpec) -> bool:
@@ -156,7 +156,7 @@ def load(
     from mambair_cli import archs
 
     if weights is None:
-        file, digest, checked = _obtain(spec, offline=offline, quiet=quiet)
+        file, digest, checked = _obtain(spec, offline=offline)
         state = checked or read(file, spec.source.key)
     else:
         file, state = weights, read(weights, spec.source.key)
@@ -222,7 +222,7 @@ def _note(spec: ModelSpec) -> Path:
     return cache_dir() / f"{spec.source.filename}.json"
 
 
-def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str, dict[str, Tensor] | None]:
+def _obtain(spec: ModelSpec, *, offline: bool) -> tuple[Path, str, dict[str, Tensor] | None]:
     """The model's file, its verified hash, and its tensors where they were just read to check a download."""
     source, file = spec.source, path(spec)
     if file is None and source.bundled:
@@ -245,7 +245,6 @@ def _obtain(spec: ModelSpec, *, offline: bool, quiet: bool) -> tuple[Path, str, 
             sha256=known,
             bytes=source.bytes,
             most=MOST * spec.bytes + (1 << 26),
-            progress=not quiet,
             offline=offline,
             check=check,
         )

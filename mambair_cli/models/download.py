@@ -7,15 +7,15 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mambair_cli import console
 from mambair_cli.errors import MambairError, Unavailable, UsageError
 from mambair_cli.models import answers
 from mambair_cli.models.answers import Listener, PassingError, RefusedError, WrongFileError
@@ -39,7 +39,7 @@ def download(
     sha256: str | None = None,
     bytes: int | None = None,
     most: int | None = None,
-    progress: bool = True,
+    bar: bool = True,
     offline: bool = False,
     check: Callable[[Path], object] | None = None,
     timeout: float = 30.0,
@@ -52,7 +52,7 @@ def download(
 
     `bytes`: its size; where that is unknown, no more than `most` are taken. `timeout`: seconds without an answer, of
     silence, or of less than 1 KiB/s, after which the connection is dropped and tried again, which is logged.
-    `progress`: a bar on stderr, where that is a terminal. Raises Unavailable; its hint says where to put the file.
+    `bar`: the console may draw one. Raises Unavailable; its hint says where to put the file.
     """
     by_hand = "\n".join(["Fetch it by hand from", *(f"  {url}" for url in urls), "and put it at", f"  {target}"])
     try:
@@ -64,9 +64,7 @@ def download(
         with only_process(target):
             if target.exists():
                 return _agreed(target, sha256)
-            wanted = _Wanted(
-                target.name, sha256, bytes, bytes or most, check, timeout, _bar_fits() if progress else False
-            )
+            wanted = _Wanted(target.name, sha256, bytes, bytes or most, check, timeout, bar)
             reasons = _try_all(urls, target, wanted)
     except OSError as error:
         raise Unavailable(
@@ -269,8 +267,6 @@ def _agreed_size(response: Response, url: str, part: _Part, wanted: _Wanted) -> 
 def _append(
     response: Response, listener: Listener, url: str, part: _Part, total: int | None, wanted: _Wanted
 ) -> None:
-    from tqdm import tqdm
-
     have = part.size() if response.status_code == 206 else 0
     if total and total - have > shutil.disk_usage(part.path.parent).free:
         raise RefusedError(
@@ -280,23 +276,14 @@ def _append(
     part.joined = have > 0
     if not have:
         part.begin(url, response.headers)
-    bar = tqdm(
-        total=total,
-        initial=have,
-        desc=wanted.name,
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=not wanted.bar,
-        file=sys.stderr,
-    )
-    with bar, part.path.open("ab" if have else "wb") as file:
+    shown = console.voice.download(wanted.name, total, have) if wanted.bar else nullcontext(lambda count: None)
+    with shown as advance, part.path.open("ab" if have else "wb") as file:
         for chunk in _chunks(response, listener, wanted.timeout):
             if not have and _is_page(chunk):
                 raise WrongFileError(answers.NOT_A_FILE)
             file.write(chunk)
             have += len(chunk)
-            bar.update(len(chunk))
+            advance(len(chunk))
             if (limit := total or wanted.most) and have > limit:
                 raise WrongFileError(f"more than {limit:,} bytes came")
         file.flush()
@@ -341,7 +328,3 @@ def _agreed(file: Path, sha256: str | None) -> Path:
             f"{file} is not the right file: its sha256 is {digest}, not {sha256}.", "Delete it and run this again."
         )
     return file
-
-
-def _bar_fits() -> bool:
-    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
