@@ -91,7 +91,7 @@ def test_damage_is_found_before_a_file_is_trusted(server: Server, cache: Path, t
     assert checkpoints.read(tmp_path / "w.pth").keys() == X2.keys(), "PyTorch does not see it"
     server.put("/x2.pth", body)
     with pytest.raises(Unavailable, match=r"is damaged: .* fails its checksum"):
-        checkpoints.fetch(spec, quiet=True)
+        checkpoints.fetch(spec)
     with pytest.raises(BadCheckpoint, match=r"w\.pth is damaged"):
         checkpoints.adopt(tmp_path / "w.pth", spec)
     assert cached(cache) == []
@@ -112,7 +112,7 @@ def test_halves_of_two_files_are_never_trusted(server: Server, cache: Path) -> N
 
     first = status(200, other[:half], Content_Length=len(BODY), ETag='"1"')
     server.put("/x2.pth", BODY, first, rest)
-    assert checkpoints.fetch(spec, quiet=True).read_bytes() == BODY
+    assert checkpoints.fetch(spec).read_bytes() == BODY
     assert [headers.get("Range") for _, headers in server.requests] == [None, f"bytes={half}-", None]
 
 
@@ -123,13 +123,13 @@ NOTES = ["", "{", "[]", "3", "{}", '{"sha256": 3}', '{"sha256": "abc"}', "[" * 1
 def test_a_damaged_note_is_no_reason_to_trust_again(server: Server, cache: Path, note: str) -> None:
     spec = zoo.find("tiny-x2")
     server.put("/x2.pth", BODY)
-    checkpoints.fetch(spec, quiet=True)
+    checkpoints.fetch(spec)
     (cache / "tiny_lightSRx2.pth.json").write_text(note)
     with pytest.raises(BadCheckpoint, match="its note is damaged") as error:
         checkpoints.load(spec)
     assert "mambair models rm tiny-x2" in error.value.hint
     checkpoints.forget(spec)
-    assert checkpoints.fetch(spec, quiet=True).read_bytes() == BODY
+    assert checkpoints.fetch(spec).read_bytes() == BODY
 
 
 def test_one_model_is_imported_by_several_at_once(server: Server, cache: Path, tmp_path: Path) -> None:
