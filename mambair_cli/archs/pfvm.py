@@ -72,7 +72,7 @@ RECORD = Architecture(
     builder=ParameterFreeVisionMamba,
     marks=(FIRST_BLOCK + "skip_scale3", FIRST_BLOCK + "conv_blk.conv3x3.weight"),
     hyperparameters=_arguments,
-    bytes_per_channel=65,
+    bytes_per_channel=110,
     without_effect=skeleton.WITHOUT_EFFECT,
     only_value={**skeleton.ONLY_VALUE, "upsampler": "pixelshuffledirect"},
 )
