@@ -116,6 +116,14 @@ class Result:
         return fmean(times) if times else None
 
     @property
+    def _files(self) -> str | None:
+        """A warning where they are not those that others measured."""
+        if not (foreign := self.dataset.foreign):
+            return None
+        first = foreign[0].relative_to(self.dataset.folder).as_posix()
+        return f"{len(foreign)} are not those of {self.dataset.name}: {first}{', ...' if len(foreign) > 1 else ''}"
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """Everything a stranger needs to measure the same: printed with every table, stored in every report."""
         own = self.spec.protocol
@@ -137,6 +145,7 @@ class Result:
             "perceptual": "LPIPS (VGG) and DISTS on RGB, nothing cropped, lower is better" if distances else None,
             "niqe": niqe if natural else None,
             "input": self.damage.describe(self.dataset.read),
+            "files": self._files,
             "tile": self.environment["tile"],
             "ensemble": self.environment["ensemble"],
             "published": own.note if self.spec.published else None,
