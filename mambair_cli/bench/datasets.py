@@ -298,7 +298,7 @@ def _first(folder: Path, patterns: Sequence[str]) -> list[Path]:
 def _natural(path: Path) -> tuple[Any, ...]:
     """2.png before 10.png."""
     parts = re.split(r"(\d+)", path.stem)
-    return (*((int(part), "") if part.isdigit() else (-1, part) for part in parts), path.name)
+    return (*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), path.name)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -152,6 +152,21 @@ class Result:
         }
 
 
+def _is_sound(image: Measured) -> bool:
+    """Whether all values are of their types: the line may have been edited, or damaged."""
+    numbers = [
+        image.seconds,
+        *(value for score in (image.score, image.baseline) if score for value in astuple(score)),
+    ]
+    texts = (image.name, image.error, image.timed, image.stamp, image.picture)
+    return (
+        all(value is None or type(value) in (int, float) for value in numbers)
+        and all(score is not None and score.psnr is not None for score in (image.score, image.baseline))
+        and all(type(side) is int for side in (image.width, image.height))
+        and all(isinstance(text, str) for text in texts)
+    )
+
+
 class Journal:
     """Scores of one run, a line a picture, kept under a hash of everything that could change them."""
 
@@ -165,13 +180,15 @@ class Journal:
         """What was measured before, by name. A line cut short by a crash is a picture not yet measured."""
         known = {}
         if self.file.exists():
-            for line in self.file.read_text(encoding="utf-8").splitlines():
+            for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
                     scores = {key: Score(**entry[key]) for key in ("score", "baseline")}
-                    known[entry["name"]] = Measured(**{**entry, **scores})
-                except (ValueError, KeyError, TypeError):
+                    image = Measured(**{**entry, **scores})
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue
+                if _is_sound(image):
+                    known[image.name] = image
         return known
 
     def append(self, image: Measured) -> None:
