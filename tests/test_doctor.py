@@ -88,6 +88,21 @@ def test_cache_contents_with_sizes(tmp_path: Path) -> None:
     assert "7 B" in told
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers, for a uid without an entry in passwd."""
+
+    def homeless(*_: object, **__: object) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("MAMBAIR_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_path", homeless)
+    assert "MAMBAIR_CACHE" in report()["cache"]["error"]
+    assert "no home folder" in text()
+    assert all(checkpoints.path(spec) is None for spec in zoo.zoo().values() if not spec.source.bundled)
+    with pytest.raises(UsageError, match="no home folder"):
+        checkpoints.cache_dir()
+
+
 def test_settings_that_make_no_sense_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAMBAIR_SCAN", "abacus")
     monkeypatch.setenv("MAMBAIR_DEVICE", "cuda:97")
