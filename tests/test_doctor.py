@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from mambair_cli import __version__, scan
 from mambair_cli.cli.doctor import SECRETS, VARIABLES, doctor
+from mambair_cli.errors import UsageError
+from mambair_cli.models import checkpoints, zoo
 from mambair_cli.scan import causal, cpu
 
 app = typer.Typer()
