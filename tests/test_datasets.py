@@ -177,6 +177,34 @@ def test_a_wrong_or_missing_file_is_refused(remote: Any, cache: Path) -> None:
         load("toy", X2, offline=True)
 
 
+def test_a_file_of_the_cache_that_was_changed_is_refused(remote: Any, cache: Path) -> None:
+    load("toy", X2, quiet=True)
+    changed = cache / "datasets" / "Toy" / "HR" / "part1.png"
+    photo().crop((1, 1, 42, 41)).save(changed)
+    for offline in (False, True):
+        with pytest.raises(Unavailable, match=r"part1\.png is not the file of Toy") as error:
+            load("toy", X2, offline=offline, quiet=True)
+        assert "Remove it" in error.value.hint
+    assert len(load("toy", X2, select=Selection(1), quiet=True).items) == 1, "only what is measured matters"
+    changed.unlink()
+    assert load("toy", X2, quiet=True).foreign == ()
+
+
+def test_foreign_files_below_the_data_root_are_told(
+    remote: Any, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = tmp_path / "root" / "toy"
+    own.mkdir(parents=True)
+    for number, file in enumerate(sorted(pictures.iterdir())):
+        (own / f"img_{number}.png").write_bytes(file.read_bytes())
+    assert load("toy", X2, root=own.parent).foreign == (), "by content, whatever they are called"
+    assert not caplog.records
+    put(own / "img_1.png", (40, 40))
+    found = load("toy", X2, root=own.parent)
+    assert found.foreign == (own / "img_1.png",)
+    assert "1 files differ, of which img_1.png is the first" in caplog.text
+
+
 def test_pinned_sets_are_well_described() -> None:
     for name, entry in datasets.registry().items():
         assert entry["task"] in ("upscale", "denoise", "derain", "decompress")

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from mambair_cli import __version__, scan
 from mambair_cli.cli.doctor import SECRETS, VARIABLES, doctor
+from mambair_cli.errors import UsageError
+from mambair_cli.models import checkpoints, zoo
 from mambair_cli.scan import causal, cpu
 
 app = typer.Typer()
@@ -86,6 +88,21 @@ def test_cache_contents_with_sizes(tmp_path: Path) -> None:
     assert str(tmp_path / "cache") in told, "never wrapped"
     assert "1.5 MB" in told
     assert "7 B" in told
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers, for a uid without an entry in passwd."""
+
+    def homeless(*_: object, **__: object) -> Path:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("MAMBAIR_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_path", homeless)
+    assert "MAMBAIR_CACHE" in report()["cache"]["error"]
+    assert "no home folder" in text()
+    assert all(checkpoints.path(spec) is None for spec in zoo.zoo().values() if not spec.source.bundled)
+    with pytest.raises(UsageError, match="no home folder"):
+        checkpoints.cache_dir()
 
 
 def test_settings_that_make_no_sense_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:

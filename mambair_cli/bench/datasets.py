@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import random
 import re
 from collections import Counter
@@ -26,8 +27,10 @@ from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.images.decode import read_picture
 from mambair_cli.images.formats import READABLE_SUFFIXES
 from mambair_cli.models import checkpoints
-from mambair_cli.models.download import download
+from mambair_cli.models.download import download, sha256_of
 from mambair_cli.pairing import paired
+
+log = logging.getLogger("mambair")
 
 CONNECTIONS = 4  # files fetched at a time: the sets are on free hosts
 
@@ -63,12 +66,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures of a set; `size` is how many the whole set has."""
+    """Pictures of a set; `size` is how many the whole set has, `foreign` which are not the files of the known set."""
 
     name: str
     folder: Path
     items: tuple[Item, ...]
     size: int
+    foreign: tuple[Path, ...] = ()
 
     @property
     def read(self) -> bool:
@@ -114,7 +118,9 @@ def load(
 ) -> Dataset:
     """A set by name (below `root` in any usual layout, else fetched), or any folder of pictures.
 
-    Raises UsageError for an unknown name and Unavailable where pictures are missing and cannot be had.
+    Files of a known set are compared with its hashes: those of the cache must agree, of those below `root` the ones
+    that do not are `foreign`, and told. Raises UsageError for an unknown name and Unavailable where pictures are
+    missing and cannot be had.
     """
     canonical = known(name)
     if canonical:
@@ -129,9 +135,16 @@ def load(
             raise UsageError(
                 f"{name!r} is neither a known set nor a folder.", f"{hint}Known: {', '.join(registry())}."
             )
-    items = scan(folder, damage)
-    pinned = sum(file.role == "HR" for file in _pinned(canonical)) if canonical else 0
-    return Dataset(canonical or folder.resolve().name, folder, select(items), pinned or len(items))
+    items = select(whole := scan(folder, damage))
+    pinned = _pinned(canonical) if canonical else []
+    size = sum(file.role == "HR" for file in pinned) or len(whole)
+    foreign = _foreign(items, pinned) if pinned else ()
+    if foreign:
+        log.warning(
+            "%s below %s is not quite the field's: %d files differ, of which %s is the first; the tables say so",
+            *(canonical, root, len(foreign), foreign[0].relative_to(folder)),
+        )
+    return Dataset(canonical or folder.resolve().name, folder, items, size, foreign)
 
 
 def scan(folder: Path, damage: Damage) -> list[Item]:
@@ -235,7 +248,34 @@ def _fetch(name: str, damage: Damage, root: Path | None, select: Selection, offl
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
+    if wrong := _foreign(items, pinned):
+        raise Unavailable(
+            f"{wrong[0]} is not the file of {name}: its sha256 is another"
+            f"{f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''}.",
+            "Remove it, and it is fetched again; sets of your own go below --data-root.",
+        )
     return Dataset(name, folder, items, len(truths))
+
+
+def _foreign(items: Iterable[Item], pinned: Iterable[_Pinned]) -> tuple[Path, ...]:
+    """The files that the set does not have, by content: they may be called and sorted in another way."""
+    truths, inputs = ({file.sha256 for file in pinned if (file.role == "HR") == clean} for clean in (True, False))
+    foreign = [item.truth for item in items if _hash(item.truth) not in truths]
+    return (*foreign, *(item.degraded for item in items if item.degraded and _hash(item.degraded) not in inputs))
+
+
+def _hash(path: Path) -> str:
+    """Reckoned once for every version of the file."""
+    try:
+        stat = path.stat()
+        return _hash_of(path, stat.st_size, stat.st_mtime_ns)
+    except OSError:
+        return ""  # whoever reads it will say why
+
+
+@cache
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    return sha256_of(path)
 
 
 def _below(root: Path, name: str) -> Path | None:
@@ -257,7 +297,7 @@ def _first(folder: Path, patterns: Sequence[str]) -> list[Path]:
 def _natural(path: Path) -> tuple[Any, ...]:
     """2.png before 10.png."""
     parts = re.split(r"(\d+)", path.stem)
-    return (*((int(part), "") if part.isdigit() else (-1, part) for part in parts), path.name)
+    return (*((int(part), "") if part.isdecimal() else (-1, part) for part in parts), path.name)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

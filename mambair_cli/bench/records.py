@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -116,6 +116,14 @@ class Result:
         return fmean(times) if times else None
 
     @property
+    def _files(self) -> str | None:
+        """A warning where they are not those that others measured."""
+        if not (foreign := self.dataset.foreign):
+            return None
+        first = foreign[0].relative_to(self.dataset.folder).as_posix()
+        return f"{len(foreign)} are not those of {self.dataset.name}: {first}{', ...' if len(foreign) > 1 else ''}"
+
+    @property
     def protocol(self) -> dict[str, Any]:
         """Everything a stranger needs to measure the same: printed with every table, stored in every report."""
         own = self.spec.protocol
@@ -137,10 +145,26 @@ class Result:
             "perceptual": "LPIPS (VGG) and DISTS on RGB, nothing cropped, lower is better" if distances else None,
             "niqe": niqe if natural else None,
             "input": self.damage.describe(self.dataset.read),
+            "files": self._files,
             "tile": self.environment["tile"],
             "ensemble": self.environment["ensemble"],
             "published": own.note if self.spec.published else None,
         }
+
+
+def _is_sound(image: Measured) -> bool:
+    """Whether all values are of their types: the line may have been edited, or damaged."""
+    numbers = [
+        image.seconds,
+        *(value for score in (image.score, image.baseline) if score for value in astuple(score)),
+    ]
+    texts = (image.name, image.error, image.timed, image.stamp, image.picture)
+    return (
+        all(value is None or type(value) in (int, float) for value in numbers)
+        and all(score is not None and score.psnr is not None for score in (image.score, image.baseline))
+        and all(type(side) is int for side in (image.width, image.height))
+        and all(isinstance(text, str) for text in texts)
+    )
 
 
 class Journal:
@@ -156,13 +180,15 @@ class Journal:
         """What was measured before, by name. A line cut short by a crash is a picture not yet measured."""
         known = {}
         if self.file.exists():
-            for line in self.file.read_text(encoding="utf-8").splitlines():
+            for line in self.file.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
                     scores = {key: Score(**entry[key]) for key in ("score", "baseline")}
-                    known[entry["name"]] = Measured(**{**entry, **scores})
-                except (ValueError, KeyError, TypeError):
+                    image = Measured(**{**entry, **scores})
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue
+                if _is_sound(image):
+                    known[image.name] = image
         return known
 
     def append(self, image: Measured) -> None:

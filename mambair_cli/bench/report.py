@@ -202,9 +202,10 @@ def describe(result: Result) -> str:
     tile = {"off": "whole pictures", "paper": "tiled as published"}.get(p["tile"], f"tiles: {p['tile']}")
     extra = "".join(f"; {text}" for text in (p["perceptual"], p["niqe"] and f"NIQE: {p['niqe']}") if text)
     published = f" Published figures: {p['published']}." if p["published"] else ""
+    files = f" Files: {p['files']}." if p["files"] else ""
     return (
         f"{channel}, {p['crop']} pixels cropped, {p['rounding']}; SSIM: {p['ssim']}{extra}; {tile}"
-        f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}.{published}"
+        f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}.{files}{published}"
     )
 
 
@@ -216,6 +217,8 @@ def _cell(result: Result) -> Text:
     if result.extra:
         pairs = zip(result.extra, extra_means(result), strict=True)
         cell.append("\n" + ", ".join(f"{name.upper()} {mean}" for name, mean in pairs), "not bold")
+    if result.dataset.foreign:
+        cell.append(f"\n{len(result.dataset.foreign)} files are not the set's", "not bold red")
     if result.published:
         cell.append(f"\npublished {_pair(result.published)} ", "not bold")
         if result.complete:

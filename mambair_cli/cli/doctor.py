@@ -82,7 +82,7 @@ def survey() -> dict[str, Any]:
             "chosen": {name: _answer(partial(scan.chosen_backend, name)) for name in devices},
             "hints": [cpu.INSTALL_HINT] if cpu.missing else [],
         },
-        "cache": _cache(checkpoints.cache_dir()),
+        "cache": _cache(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ}
         | {name: "(set)" for name in SECRETS if name in os.environ},
     }
@@ -117,7 +117,11 @@ def _device(name: str) -> dict[str, Any]:
     return {"name": name, "model": model, "total_bytes": total, "free_bytes": tiling.free_memory(device)}
 
 
-def _cache(folder: Path) -> dict[str, Any]:
+def _cache() -> dict[str, Any]:
+    try:
+        folder = checkpoints.cache_dir()
+    except MambairError as error:
+        return {"path": "", "error": f"{error.message} {error.hint}", "files": [], "bytes": 0}
     try:
         files = [
             {"name": str(file.relative_to(folder)), "bytes": file.stat().st_size}

@@ -11,8 +11,6 @@ import logging
 import os
 import re
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +20,7 @@ from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
 from mambair_cli.models.download import download, only_process, sha256_of
 from mambair_cli.models.spec import ModelSpec, Source
-from mambair_cli.models.tensors import note, read
+from mambair_cli.models.tensors import check_sums, note, read
 from mambair_cli.models.zoo import by_hand, zoo
 from mambair_cli.tasks import TASKS
 
@@ -41,12 +39,19 @@ UNREADABLE = "(its note is damaged)"  # in the place of a hash that was written 
 
 
 def cache_dir() -> Path:
-    """The folder of downloaded weights: MAMBAIR_CACHE, or the system's place for caches."""
-    if chosen := os.environ.get("MAMBAIR_CACHE"):
-        return Path(chosen).expanduser()
+    """The folder of downloaded weights: MAMBAIR_CACHE, or the system's place for caches.
+
+    Raises UsageError where there is none: for users without a home.
+    """
     from platformdirs import user_cache_path
 
-    return user_cache_path("mambair", appauthor=False)
+    try:
+        chosen = os.environ.get("MAMBAIR_CACHE")
+        return Path(chosen).expanduser() if chosen else user_cache_path("mambair", appauthor=False)
+    except (RuntimeError, KeyError) as error:
+        raise UsageError(
+            "This user has no home folder, so there is no place for a cache.", "Set MAMBAIR_CACHE to a folder."
+        ) from error
 
 
 def place(spec: ModelSpec) -> Path:
@@ -56,7 +61,11 @@ def place(spec: ModelSpec) -> Path:
 
 def path(spec: ModelSpec) -> Path | None:
     """The model's file where it is on this machine, else None. Nothing is verified."""
-    return file if (file := place(spec)).is_file() else None
+    try:
+        file = place(spec)
+    except UsageError:  # no cache at all
+        return None
+    return file if file.is_file() else None
 
 
 def known_hash(spec: ModelSpec) -> str | None:
@@ -68,7 +77,7 @@ def known_hash(spec: ModelSpec) -> str | None:
         return spec.source.sha256
     try:
         digest = json.loads(_note(spec).read_text())["sha256"]
-    except FileNotFoundError:
+    except (FileNotFoundError, UsageError):  # no note, or no cache at all
         return None
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return UNREADABLE
@@ -274,26 +283,13 @@ def _trust(spec: ModelSpec, file: Path, shown: Path) -> str:
 def _check(file: Path, spec: ModelSpec, shown: str) -> dict[str, Tensor]:
     """The file's tensors. Raises BadCheckpoint where it is damaged, or not of the model's architecture and size."""
     state = read(file, spec.source.key)
-    _check_sums(file, shown)
+    check_sums(file, shown)
     arch, size = _kind(state)
     if (arch, size) != (spec.arch, spec.params):
         raise BadCheckpoint(
             f"{shown} is a {arch} network of {size:,} parameters; {spec.name} is {spec.arch} of {spec.params:,}."
         )
     return state
-
-
-def _check_sums(file: Path, shown: str) -> None:
-    """Raise BadCheckpoint where a zip, as PyTorch writes, fails its own checksums, which PyTorch does not look at."""
-    if not zipfile.is_zipfile(file):
-        return
-    try:
-        with zipfile.ZipFile(file) as content:
-            damaged = content.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise BadCheckpoint(f"{shown} is damaged: {error}.", "Fetch it again.") from error
-    if damaged:
-        raise BadCheckpoint(f"{shown} is damaged: {damaged} in it fails its checksum.", "Fetch it again.")
 
 
 def _kind(state: Mapping[str, Tensor]) -> tuple[str, int]:

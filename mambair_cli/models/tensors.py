@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,19 @@ def is_safetensors(file: Path) -> bool:
     with file.open("rb") as stream:
         start = stream.read(9)
     return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < file.stat().st_size
+
+
+def check_sums(file: Path, shown: object) -> None:
+    """Raise BadCheckpoint where a zip, as PyTorch writes, fails its own checksums, which PyTorch does not look at."""
+    if not zipfile.is_zipfile(file):
+        return
+    try:
+        with zipfile.ZipFile(file) as content:
+            damaged = content.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise BadCheckpoint(f"{shown} is damaged: {error}.", "Fetch it again.") from error
+    if damaged:
+        raise BadCheckpoint(f"{shown} is damaged: {damaged} in it fails its checksum.", "Fetch it again.")
 
 
 def note(file: Path, name: str) -> Mapping[str, object]:

@@ -175,7 +175,7 @@ def finite(value: float, what: str, state: State) -> None:
     if not math.isfinite(value):
         raise MambairError(
             f"{what} became {value} at iteration {state.iteration + 1}.",
-            "The last checkpoint is from before and good. Try a lower training.rate or training.clip.",
+            "Nothing was saved since the last checkpoint. Try a lower training.rate or training.clip.",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import BadCheckpoint, UsageError
+from mambair_cli.models.tensors import check_sums
 from mambair_cli.train.recipe import Recipe
 from mambair_cli.train.rival import Rival
+
+ANEW = "Begin a new run in another --out; with --init FILE from a model that was exported, if there is one."
 
 
 @dataclass
@@ -78,21 +81,36 @@ class State:
 
     @classmethod
     def load(cls, path: Path, network: nn.Module, recipe: Recipe, data: str) -> State:
-        """Continue from a checkpoint. Raises UsageError if it belongs to another recipe or to other pictures."""
+        """Continue from a checkpoint. Raises UsageError if it belongs to another recipe or to other pictures.
+
+        Raises BadCheckpoint where it is damaged.
+        """
         try:
+            check_sums(path, path)
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             same = {"recipe": content["recipe"] == recipe.as_dict(), "pictures": content["data"] == data}
         except FileNotFoundError as error:
             raise UsageError(f"Nothing to resume: there is no {path}.") from error
+        except BadCheckpoint as error:
+            raise BadCheckpoint(error.message, ANEW) from error
         except Exception as error:  # torch.load promises no types
-            raise BadCheckpoint(f"Cannot read {path}: {error}.") from error
+            raise BadCheckpoint(f"Cannot read {path}: {_brief(error)}.", ANEW) from error
         if other := [what for what, equal in same.items() if not equal]:
             raise UsageError(
                 f"{path} belongs to a run with another set of {' and '.join(other)}.",
                 "Resume with what the run began with, or begin a new one with --init and another --out.",
             )
+        try:
+            return cls._restored(content, network, recipe)
+        except (KeyError, IndexError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise BadCheckpoint(f"{path} is damaged: {_brief(error)}.", ANEW) from error
+
+    @classmethod
+    def _restored(cls, content: Mapping[str, Any], network: nn.Module, recipe: Recipe) -> State:
         state = cls.fresh(network, recipe.parts()[content["stage"]], content["init"])
         state.network.load_state_dict(content["network"])
+        if not all(tensor.isfinite().all() for tensor in state.network.state_dict().values()):
+            raise ValueError("not all of its weights are numbers")
         state.average.load_state_dict(content["average"])
         state.optimizer.load_state_dict(content["optimizer"])
         if state.rival:
@@ -104,6 +122,12 @@ class State:
         if torch.cuda.is_available() and content["random_cuda"]:
             torch.cuda.set_rng_state_all(content["random_cuda"])
         return state
+
+
+def _brief(error: Exception) -> str:
+    """In a line: PyTorch lists every tensor."""
+    text = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    return " ".join(text.split())[:200].rstrip(".:")
 
 
 def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
