@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -304,6 +306,22 @@ def test_random_routes_depend_on_the_picture_and_the_seed_alone() -> None:
     assert torch.equal(in_order[1], in_other_order[0])
     assert torch.equal(restorer(seed=1).restore(one), restorer(seed=1).restore(one))
     assert not torch.equal(restorer(seed=1).restore(one), in_order[0])
+
+
+def test_threads_do_not_draw_each_others_routes(monkeypatch: pytest.MonkeyPatch) -> None:
+    restorer = Restorer(spec(2, "mambairv2_light"), small_v2())
+    pictures = [picture(20, 24), picture(24, 20).flip(1)]
+    alone = [restorer.restore(lq) for lq in pictures]
+    network = restorer._run_network
+
+    def slowly(x: torch.Tensor, precision: str) -> torch.Tensor:
+        time.sleep(0.3)  # between seeding and drawing: time for the other thread to seed
+        return network(x, precision)
+
+    monkeypatch.setattr(restorer, "_run_network", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(restorer.restore, pictures))
+    assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
 
 
 def test_tiles_draw_different_routes(monkeypatch: pytest.MonkeyPatch) -> None:
