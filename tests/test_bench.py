@@ -416,7 +416,7 @@ arch = "mambair"
 task = "upscale"
 scale = 2
 protocol = "sr"
-params = 1
+params = 27106
 source.filename = "net.pth"
 published = {{ Set5 = [{0}, 0.9] }}
 kwargs.upscale = 2
