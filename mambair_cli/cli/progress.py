@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mambair_cli.console import Voice
 from mambair_cli.errors import MambairError
-from mambair_cli.files import write_stdout
+from mambair_cli.streams import write_stdout
 
 if TYPE_CHECKING:
     from mambair_cli.files import Job

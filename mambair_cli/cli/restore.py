@@ -145,6 +145,8 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tu
     notes = [request.level_note(nominal)]
     if left_out := len(sources) - len(jobs):
         notes.append(f"{left_out} left out, as results of an earlier run")
+    if sources.others:
+        notes.append(files.left_alone(sources.others))
     return request, jobs, [note for note in notes if note]
 
 
