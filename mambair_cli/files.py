@@ -159,10 +159,11 @@ class _Search:
 
     def _walk(self, folder: Path, root: Path) -> Iterator[Source]:
         errors: list[OSError] = []
+        readable = readable_suffixes()
         for place, folders, names in os.walk(folder, onerror=errors.append):
             folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.recursive else []
             for path in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
-                if path.suffix.lower() not in readable_suffixes():
+                if path.suffix.lower() not in readable:
                     self.others[path.suffix.lower() or "without a suffix"] += 1
                 elif not self._is_special(path):
                     yield Source(path, self._place(path, path.relative_to(folder)), root)
@@ -253,17 +254,14 @@ def _earlier_results(jobs: Sequence[Job], naming: Naming, force: bool) -> Callab
 
 def _again(sources: Sequence[Source], tag: str) -> Callable[[Source], bool]:
     """Whether a source was found beside its original, and says of itself that such a run has made it."""
-    stems: dict[Path, list[str]] = {}
-    for source in sources:
-        if source.path:
-            stems.setdefault(source.path.parent, []).append(source.path.stem)
+    stems = {(source.path.parent, source.path.stem) for source in sources if source.path}
 
     def made(source: Source) -> bool:
         if source.path is None or source.root is None:
             return False  # the user named it
-        own = source.path.stem
-        if not any(stem in own and stem != own for stem in stems[source.path.parent]):
-            return False
+        folder, own = source.path.parent, source.path.stem
+        if not any({(folder, own[:cut]), (folder, own[cut:])} & stems for cut in range(1, len(own))):
+            return False  # no name of another begins or ends it
         from mambair_cli.images.software import made_by
 
         how = getattr(made_by(source.path), "how", None)

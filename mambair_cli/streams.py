@@ -43,6 +43,14 @@ def read_stdin() -> bytes:
         raise MambairError(f"stdin cannot be read: {_why(error)}") from error
 
 
+def stdout_is_terminal() -> bool:
+    """Also while rich draws a bar and stands in for stdout, which then says that it is none."""
+    try:
+        return os.isatty(sys.stdout.fileno())
+    except (OSError, ValueError):  # no file at all, as in tests and notebooks
+        return False
+
+
 def write_stdout(data: bytes | memoryview) -> None:
     """Bytes to stdout, at once. Raises MambairError where it is full or closed; what follows goes nowhere then.
 

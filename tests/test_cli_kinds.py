@@ -1,7 +1,12 @@
-"""Kinds of files as a new user meets them, through the true command line: scans, raw, videos, results of yesterday."""
+"""Kinds of files as a new user meets them, by the true command line: scans, raw, videos, results of yesterday."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -73,3 +78,33 @@ def test_a_video_is_refused_in_two_lines(tmp_path: Path, run: Mambair, x2: Path)
     outcome = run("upscale", "--weights", x2, tmp_path / "film.mp4")
     assert outcome.status == 1
     assert "film.mp4: a video\nTake it apart into frames" in outcome.err
+
+
+def test_a_name_that_steers_terminals_is_shown_escaped_and_piped_as_it_is(tmp_path: Path, x2: Path) -> None:
+    """On a terminal in the bar and among the results; in a pipe the next program needs the true name."""
+    pty = pytest.importorskip("pty", reason="pseudo-terminals are POSIX")
+    name = "\x1b]0;title\x07.png"
+    photo().save(tmp_path / name)
+    command = [sys.executable, "-m", "mambair_cli", "upscale", "--force", "--weights", str(x2), "--tile", "32", name]
+    piped = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout
+    assert piped.decode() == "\x1b]0;title\x07_x2.png\n"
+    reader, terminal = pty.openpty()
+    environment = {key: value for key, value in os.environ.items() if key != "CI"} | {"TERM": "xterm"}
+    shown: list[bytes] = []
+
+    def drain() -> None:
+        with suppress(OSError):  # the terminal is closed
+            while True:
+                shown.append(os.read(reader, 65536))
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    for extra in ([], ["--dry-run"]):
+        subprocess.run(
+            [*command, *extra], cwd=tmp_path, stdout=terminal, stderr=terminal, env=environment, check=True
+        )
+    os.close(terminal)
+    thread.join()
+    text = b"".join(shown).decode()
+    assert "\x1b]0;" not in text
+    assert text.count(r"\033]0;title\a_x2.png") >= 2
