@@ -20,6 +20,7 @@ from mambair_cli.errors import BadImage, UsageError
 from mambair_cli.images import color
 from mambair_cli.images.decode import read_rgb
 from mambair_cli.images.formats import MAX_PIXELS
+from mambair_cli.images.software import made_by
 
 Bytes = NDArray[np.uint8]
 
@@ -49,7 +50,8 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
         raise UsageError(f"{target} is one of the pictures to compare.", "Give another name with -o.")
     pair, notes = aligned(read(before, max_pixels), read(after, max_pixels))
     names = [_readable(path if before.name == after.name else path.name) for path in (before, after)]
-    captions = [f"{name}{note}" for name, note in zip(names, notes, strict=True)]
+    makers = [f" (by {_readable(str(made))})" if (made := made_by(path)) else "" for path in (before, after)]
+    captions = [f"{name}{note}{maker}" for name, note, maker in zip(names, notes, makers, strict=True)]
     with atomic_write(target) as stream:
         if kind == ".png":
             sheet(*pair, captions).save(stream, "PNG")

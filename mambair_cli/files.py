@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import itertools
 import os
 import re
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,13 +15,15 @@ from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
-from mambair_cli.errors import MambairError, UsageError
-from mambair_cli.images.formats import FORMATS, READABLE_SUFFIXES, Format, of_suffix
+from mambair_cli.errors import UsageError
+from mambair_cli.images.formats import FORMATS, RAW_SUFFIXES, VIDEO_SUFFIXES, Format, of_suffix, readable_suffixes
+from mambair_cli.streams import read_stdin
 
 STREAM = "-"  # stdin or stdout
 TEMPLATE_FIELDS = ("stem", "name", "tag", "ext")
 
 _BESIDE = "{stem}_{tag}{ext}"  # next to the input
+_ENLARGED = re.compile(r"x?\d")  # how tags of upscaling begin: x4, 3840px
 _IN_FOLDER = "{stem}{ext}"  # in a folder of its own
 
 
@@ -77,33 +77,6 @@ class Source:
 # --- what goes in ---------------------------------------------------------------------------------------------
 
 
-def read_stdin() -> bytes:
-    """All of stdin. Raises MambairError where it is closed or fails."""
-    try:
-        return sys.stdin.buffer.read()
-    except OSError as error:
-        raise MambairError(f"stdin cannot be read: {_why(error)}") from error
-
-
-def write_stdout(data: bytes | memoryview) -> None:
-    """Bytes to stdout, at once. Raises MambairError where it is full or closed; what follows goes nowhere then.
-
-    BrokenPipeError passes: who closed a pipe has seen enough.
-    """
-    try:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the rest is tried again at the exit
-        raise MambairError(f"stdout cannot be written: {_why(error)}") from error
-
-
-def _why(error: OSError) -> str:
-    return "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
-
-
 def read_list(listing: str) -> list[str]:
     """The names in a file (or "-", stdin), separated by NUL if there is one, by newlines otherwise."""
     try:
@@ -120,6 +93,17 @@ class Sources(list[Source]):
     def __init__(self, found: Iterable[Source] = (), others: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__(found)
         self.others = Counter(others)  # ".mp4" -> 3
+
+
+def left_alone(others: Mapping[str, int]) -> str:
+    """What to say of other files: "3 others left alone: .mp4, .pdf", and what helps with camera raw and videos."""
+    kinds = sorted(others)
+    line = f"{sum(others.values())} others left alone: {', '.join(kinds)}"
+    if RAW_SUFFIXES & set(kinds):
+        line += " (camera raw needs the extra: pip install 'mambair[raw]')"
+    if VIDEO_SUFFIXES & set(kinds):
+        line += " (videos: docs/video.md)"
+    return line
 
 
 def find(
@@ -175,10 +159,11 @@ class _Search:
 
     def _walk(self, folder: Path, root: Path) -> Iterator[Source]:
         errors: list[OSError] = []
+        readable = readable_suffixes()
         for place, folders, names in os.walk(folder, onerror=errors.append):
             folders[:] = sorted(name for name in folders if not name.startswith(".")) if self.recursive else []
             for path in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
-                if path.suffix.lower() not in READABLE_SUFFIXES:
+                if path.suffix.lower() not in readable:
                     self.others[path.suffix.lower() or "without a suffix"] += 1
                 elif not self._is_special(path):
                     yield Source(path, self._place(path, path.relative_to(folder)), root)
@@ -233,8 +218,8 @@ def plan(sources: Sequence[Source], naming: Naming, force: bool = False) -> list
     """
     place = _placement(sources, naming)
     jobs = [_job(source, place) for source in sources]
-    earlier = _earlier_results(jobs, naming, force)
-    jobs = [job for source, job in zip(sources, jobs, strict=True) if not earlier(source)]
+    earlier, again = _earlier_results(jobs, naming, force), _again(sources, naming.tag)
+    jobs = [job for source, job in zip(sources, jobs, strict=True) if not (earlier(source) or again(source))]
     if not jobs:
         raise UsageError("no pictures found", "Give files or folders; folders are searched deeper with -r.")
     if naming.compare:
@@ -265,6 +250,24 @@ def _earlier_results(jobs: Sequence[Job], naming: Naming, force: bool) -> Callab
             (source.root is not None or not force) and source.path is not None and _key(source.path) in results
         )
     return lambda source: False
+
+
+def _again(sources: Sequence[Source], tag: str) -> Callable[[Source], bool]:
+    """Whether a source was found beside its original, and says of itself that such a run has made it."""
+    stems = {(source.path.parent, source.path.stem) for source in sources if source.path}
+
+    def made(source: Source) -> bool:
+        if source.path is None or source.root is None:
+            return False  # the user named it
+        folder, own = source.path.parent, source.path.stem
+        if not any({(folder, own[:cut]), (folder, own[cut:])} & stems for cut in range(1, len(own))):
+            return False  # no name of another begins or ends it
+        from mambair_cli.images.software import made_by
+
+        how = getattr(made_by(source.path), "how", None)
+        return how is not None and (how == tag or bool(_ENLARGED.match(how) and _ENLARGED.match(tag)))
+
+    return made
 
 
 def _is_below(path: Path | None, folder: Path) -> bool:

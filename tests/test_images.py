@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -238,6 +240,28 @@ def test_results_too_large_for_a_format_are_refused_before_any_work() -> None:
     with pytest.raises(BadImage, match="WEBP holds 16383 pixels a side"):
         encode.check(FORMATS["WEBP"], (16384, 10), 1)
     encode.check(FORMATS["PNG"], (16384, 10), 1)
+
+
+@pytest.mark.parametrize(("form", "hint"), [("HEIF", r"mambair\[heif\]"), ("AVIF", "--format webp")])
+def test_formats_that_cannot_be_written_here_are_named(form: str, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode._writable()
+    monkeypatch.delitem(Image.SAVE, form)
+    picture = Picture((Frame(np.zeros((4, 4, 3), np.uint8)),))
+    for attempt in (lambda: encode.check(FORMATS[form], (4, 4), 1), lambda: written(picture, form)):
+        with pytest.raises(BadImage, match=hint) as refusal:
+            attempt()
+        assert refusal.value.message.endswith("files cannot be written by what is installed")
+
+
+def test_a_heic_can_be_the_first_thing_that_is_written() -> None:
+    pytest.importorskip("pillow_heif", reason="needs the extra `heif`")
+    script = (
+        "import io, numpy as np\n"
+        "from mambair_cli.images import decode, encode, formats\n"
+        "picture = decode.Picture((decode.Frame(np.zeros((8, 8, 3), np.uint8)),))\n"
+        "encode.write(picture, io.BytesIO(), formats.FORMATS['HEIF'], encode.Encoding())"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from mambair_cli.console import Voice
-from mambair_cli.errors import MambairError
-from mambair_cli.files import write_stdout
+from mambair_cli.errors import MambairError, printable
+from mambair_cli.streams import stdout_is_terminal, write_stdout
 
 if TYPE_CHECKING:
     from mambair_cli.files import Job
@@ -54,7 +54,7 @@ class Reporter:
     # --- what the batch calls ---
 
     def tiles(self, job: Job, done: int, total: int) -> None:
-        self._bar.update(self._tiles, description=job.input, completed=done, total=total, visible=True)
+        self._bar.update(self._tiles, description=printable(job.input), completed=done, total=total, visible=True)
         self._bar.update(self._all, completed=self.counts.total() + done / total)
 
     def note(self, job: Job, text: str) -> None:
@@ -82,8 +82,11 @@ class Reporter:
         if self._mute:
             return
         try:
-            text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n"
-            write_stdout(text.encode(sys.stdout.encoding, "backslashreplace"))
+            if stdout_is_terminal():
+                print(printable(line), flush=True)  # above the bar, where one is drawn
+            else:
+                text = line.encode("utf-8", "surrogateescape").decode("utf-8", "replace") + "\n"
+                write_stdout(text.encode(sys.stdout.encoding or "utf-8", "backslashreplace"))
         except MambairError as error:
             self._mute = True
             self._voice.problem(f"{error}; results are made all the same, but not named there")

@@ -11,8 +11,9 @@ import typer
 
 from mambair_cli import console
 from mambair_cli.cli.options import MODEL, RestoreOptions, with_options
-from mambair_cli.errors import UsageError
+from mambair_cli.errors import UsageError, printable
 from mambair_cli.restoring.running import Running
+from mambair_cli.streams import stdout_is_terminal
 from mambair_cli.task import Level, Task, Value
 
 if TYPE_CHECKING:
@@ -145,6 +146,8 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tu
     notes = [request.level_note(nominal)]
     if left_out := len(sources) - len(jobs):
         notes.append(f"{left_out} left out, as results of an earlier run")
+    if sources.others:
+        notes.append(files.left_alone(sources.others))
     return request, jobs, [note for note in notes if note]
 
 
@@ -179,7 +182,8 @@ def _rehearse(request: Request, jobs: list[Job], options: RestoreOptions) -> Non
     for job in jobs:
         record = rehearse(job, request, _settings(options))
         failed |= record.status == "failed"
-        print(record.json() if options.json else _rehearsed(record), flush=True)
+        line = record.json() if options.json else _rehearsed(record)
+        print(printable(line) if stdout_is_terminal() else line, flush=True)
     raise typer.Exit(1 if failed else 0)
 
 

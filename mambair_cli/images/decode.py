@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mambair_cli.errors import BadImage
-from mambair_cli.images import color, deep, metadata, structure
+from mambair_cli.images import color, deep, metadata, raw, structure
 from mambair_cli.images.color import Array
-from mambair_cli.images.formats import FORMATS, MAX_PIXELS
+from mambair_cli.images.formats import FORMATS, MAX_PIXELS, VIDEO_SUFFIXES
 from mambair_cli.images.metadata import Metadata
 from mambair_cli.streams import held
 
@@ -80,7 +80,11 @@ Source = Path | bytes | IO[bytes]  # an open file or stream may be one in which 
 
 def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     """Decode a file, its bytes, or a stream of them. Raises BadImage, whatever the bytes are."""
-    with _opened(source, max_pixels) as (file, image, notes):
+    with _opened(source, max_pixels) as file:
+        if raw.is_raw(file, source if isinstance(source, Path) else None):
+            return _read_raw(file, max_pixels)
+        file, notes = structure.checked(file)
+        image = _identify(file, max_pixels)
         if image is None:
             picture = _read_deep(file, None, max_pixels)
         else:
@@ -115,15 +119,17 @@ def _at_8_bits(frame: Frame) -> Frame:
 
 
 @contextmanager
-def _opened(source: Source, max_pixels: int) -> Iterator[tuple[IO[bytes], Image.Image | None, tuple[str, ...]]]:
-    """The file, Pillow's view of it (None for a TIFF that Pillow cannot open), and what is damaged but harmless.
+def _opened(source: Source, max_pixels: int) -> Iterator[IO[bytes]]:
+    """The source as a file to seek in, at its beginning.
 
     The one place where what a decoder raises on bad bytes becomes BadImage.
     """
+    head = b""
     try:
-        with _seekable(source, max_pixels) as whole:
-            file, notes = structure.checked(whole)
-            yield file, _identify(file, max_pixels), notes
+        with _seekable(source, max_pixels) as file:
+            head = file.read(structure.HEAD)
+            file.seek(0)
+            yield file
     except BadImage:
         raise
     except FileNotFoundError as error:
@@ -131,7 +137,7 @@ def _opened(source: Source, max_pixels: int) -> Iterator[tuple[IO[bytes], Image.
     except Image.DecompressionBombError as error:
         raise BadImage(f"more than {max_pixels:,} pixels", _RAISE_LIMIT) from error
     except UnidentifiedImageError as error:
-        raise BadImage("not a picture, or not one that can be read", _hint(source)) from error
+        raise _unread(source, head) from error
     except OSError as error:
         why = "it is closed" if error.errno == errno.EBADF else error
         raise BadImage(f"cannot be read: {why}") from error
@@ -150,8 +156,8 @@ def _seekable(source: Source, max_pixels: int) -> Iterator[IO[bytes]]:
             yield stream
             return
         head = stream.read(structure.HEAD)
-        if not structure.is_picture(head):
-            raise BadImage("not a picture, or not one that can be read", _hint(source))
+        if not structure.is_picture(head) or structure.is_video(head):
+            raise _unread(source, head)
         with held(stream, structure.LARGEST_PART + structure.BYTES_PER_PIXEL * max_pixels, head) as file:
             yield file
 
@@ -162,7 +168,7 @@ def _identify(file: IO[bytes], max_pixels: int) -> Image.Image | None:
         with _opening:
             before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
             try:
-                return Image.open(file, formats=_readable())
+                return Image.open(file, formats=readable())
             finally:
                 Image.MAX_IMAGE_PIXELS = before
     except UnidentifiedImageError:
@@ -173,7 +179,7 @@ def _identify(file: IO[bytes], max_pixels: int) -> Image.Image | None:
 
 
 @lru_cache(maxsize=1)
-def _readable() -> tuple[str, ...]:
+def readable() -> tuple[str, ...]:
     """Formats that are safe to try and can be read here; HEIF where the extra is installed."""
     with suppress(ImportError):
         import pillow_heif
@@ -183,10 +189,16 @@ def _readable() -> tuple[str, ...]:
     return tuple(name for name in _READ if name in Image.OPEN)
 
 
-def _hint(source: Source) -> str:
-    if isinstance(source, Path) and source.suffix.lower() in FORMATS["HEIF"].suffixes and "HEIF" not in _readable():
-        return "HEIC needs the extra: pip install 'mambair[heif]'."
-    return "Read are PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, PPM."
+def _unread(source: Source, head: bytes) -> BadImage:
+    """Why a file that nobody knows is not read."""
+    suffix = source.suffix.lower() if isinstance(source, Path) else ""
+    if suffix in VIDEO_SUFFIXES or structure.is_video(head):
+        return BadImage("a video", "Take it apart into frames and put them together again: docs/video.md tells how.")
+    if suffix in FORMATS["HEIF"].suffixes and "HEIF" not in readable():
+        return BadImage("HEIC cannot be read", "It needs the extra: pip install 'mambair[heif]'.")
+    return BadImage(
+        "not a picture, or not one that can be read", "Read are PNG, JPEG, WebP, TIFF, AVIF, GIF, BMP, PPM."
+    )
 
 
 def _count(image: Image.Image) -> int:
@@ -330,6 +342,12 @@ def _read_deep(file: IO[bytes], image: Image.Image | None, max_pixels: int) -> P
     turn = metadata.orientation(image)
     frames = tuple(split(metadata.turned(array, turn)) for array in arrays)
     return Picture(frames, str(image.format), kept, (*notes, *problems))
+
+
+def _read_raw(file: IO[bytes], max_pixels: int) -> Picture:
+    pixels, kept = raw.develop(file, lambda size, count: _check_pixels(size, count, max_pixels))
+    notes = ("camera raw: developed plainly, by the camera's white balance and without brightening",)
+    return Picture((split(pixels),), "RAW", kept, notes if kept.exif else (*notes, "its metadata is dropped"))
 
 
 # --- small facts from headers ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from mambair_cli.errors import BadImage
 from mambair_cli.images import color, deep, metadata
-from mambair_cli.images.decode import Frame, Picture
+from mambair_cli.images.decode import Frame, Picture, readable
 from mambair_cli.images.formats import Format
 from mambair_cli.images.metadata import Metadata
 
@@ -28,7 +29,12 @@ class Encoding:
 
 
 def check(form: Format, size: tuple[int, int], frames: int) -> None:
-    """Raise BadImage, before any work, if a result of this kind does not fit into the format."""
+    """Raise BadImage, before any work, if a result of this kind does not fit, or nobody here can write the format."""
+    if form.name not in _writable():
+        hint = (
+            "pip install 'mambair[heif]', or --format avif." if form.name == "HEIF" else "Use another: --format webp."
+        )
+        raise BadImage(f"{form.suffixes[0]} files cannot be written by what is installed", hint)
     if max(size) > form.max_side:
         raise BadImage(
             f"{size[0]}x{size[1]} is too large: {form.name} holds {form.max_side} pixels a side",
@@ -38,11 +44,18 @@ def check(form: Format, size: tuple[int, int], frames: int) -> None:
         raise BadImage(f"{frames} frames: {form.name} holds one", "Use --format webp, png or tiff.")
 
 
+def _writable() -> Collection[str]:
+    readable()  # makes formats of extras known
+    return Image.SAVE
+
+
 def write(picture: Picture, stream: IO[bytes], form: Format, encoding: Encoding) -> tuple[str, ...]:
     """Encode into a seekable binary stream; gives warnings about what the format cannot hold.
 
     Raises BadImage where it cannot be written at all.
     """
+    if form.name not in _writable():
+        check(form, picture.size, 1)
     kept = picture.metadata.stripped() if encoding.strip_metadata else picture.metadata
     if form.name in ("GIF", "BMP") and picture.space is not None:
         picture = replace(picture, frames=tuple(_in_srgb(frame, picture.space) for frame in picture.frames))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import PurePath
 
 from mambair_cli.errors import UsageError
@@ -45,9 +46,17 @@ _BY_SUFFIX = {suffix: form for form in FORMATS.values() for suffix in form.suffi
 # Read, but written as PNG: nobody restores a picture to keep it in these.
 _READ_ONLY = frozenset({".ppm", ".pgm", ".pbm", ".pnm", ".mpo", ".dib"})
 READABLE_SUFFIXES = frozenset(_BY_SUFFIX) | _READ_ONLY
+# Camera raw, which the extra `raw` reads: Canon, Nikon, Sony, Adobe, Olympus, Panasonic, Fujifilm, Pentax.
+RAW_SUFFIXES = frozenset({".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf", ".pef"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".wmv", ".flv"})
 
 # What `--format` takes.
 CHOICES = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "tiff": "TIFF", "avif": "AVIF"}
+
+
+def readable_suffixes() -> frozenset[str]:
+    """Of the files that are taken from folders: with camera raw where it can be read."""
+    return READABLE_SUFFIXES | RAW_SUFFIXES if find_spec("rawpy") else READABLE_SUFFIXES
 
 
 def of_suffix(path: PurePath) -> Format | None:

@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
-from mambair_cli.images import segments
+from mambair_cli.images import segments, software
 from mambair_cli.images.formats import Format
 
 _TAG = ExifTags.Base
@@ -34,6 +34,7 @@ _TURNS = {
     8: (True, (_BACK, _AS_IS)),
 }
 _XMP_TAG = 700
+_SOFTWARE = "Software"  # PNG's key
 _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))[1-8]')
 _XMP_POINTER = re.compile(rb"""\s+xmpNote:HasExtendedXMP\s*=\s*(?:"[^"]*"|'[^']*')|<xmpNote:HasExtendedXMP>[^>]*>""")
 _XMP_KEY = "XML:com.adobe.xmp"
@@ -59,6 +60,7 @@ class Metadata:
     text: tuple[tuple[str, str], ...] = ()  # PNG
     dpi: tuple[float, float] | None = None
     png_colour: tuple[tuple[bytes, bytes], ...] = ()  # chunks
+    software: str = ""  # what makes the file that is written; `software.signature`
 
     def stripped(self) -> Metadata:
         """Only the colour space: without it the colours would change."""
@@ -69,7 +71,7 @@ def collect(image: Image.Image, file: IO[bytes]) -> tuple[Metadata, tuple[str, .
     """The metadata of a loaded picture and its file, and warnings about what could not be read."""
     warnings = []
     try:
-        exif = _clean_exif(image)
+        exif = clean_exif(image.getexif())
     except Exception as error:  # Pillow's EXIF parser raises anything on broken data; the pixels are sound
         exif = b""
         warnings.append(f"broken EXIF data is dropped ({error})")
@@ -125,8 +127,8 @@ def _unlike_srgb(metadata: Metadata) -> str:
     return ""
 
 
-def _clean_exif(image: Image.Image) -> bytes:
-    exif = image.getexif()
+def clean_exif(exif: Image.Exif) -> bytes:
+    """What is true of the photo, not of the file: without thumbnail and layout."""
     for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
         if ifd in exif:
             exif.get_ifd(ifd)  # reads it, while the file is open
@@ -165,6 +167,8 @@ def save_options(metadata: Metadata, form: Format, size: tuple[int, int]) -> tup
     options: dict[str, Any] = {}
     metadata, lost = _carried(metadata, form)
     exif = _sized_exif(metadata.exif, size)
+    if metadata.software:
+        metadata = _signed(metadata, exif, form)
     if form.name == "JPEG" and _too_long(exif):
         noted = exif.get_ifd(ExifTags.IFD.Exif).pop(_TAG.MakerNote, None)
         lost.append("the camera's maker note" if noted and not _too_long(exif) else "EXIF of more than 64 kB")
@@ -212,6 +216,22 @@ def _carried(metadata: Metadata, form: Format) -> tuple[Metadata, list[str]]:
     if kept.xmp and not kept.xmp_extension and metadata.xmp_extension:
         kept = replace(kept, xmp=_XMP_POINTER.sub(b"", kept.xmp))
     return kept, lost
+
+
+def _signed(metadata: Metadata, exif: Image.Exif, form: Format) -> Metadata:
+    """With what made it, in front of what it says already: in EXIF, as text in a PNG, as a GIF's comment."""
+    line = metadata.software
+    if form.name == "GIF":
+        return metadata if metadata.comment else replace(metadata, comment=line.encode())
+    if form.name == "PNG":
+        texts = dict(metadata.text)
+        metadata = replace(
+            metadata, text=tuple({**texts, _SOFTWARE: software.joined(line, texts.get(_SOFTWARE, ""))}.items())
+        )
+    if form.exif and (form.name != "PNG" or len(exif)):
+        earlier = exif.get(software.TAG, "")
+        exif[software.TAG] = software.joined(line, earlier.strip("\0 ") if isinstance(earlier, str) else "")
+    return metadata
 
 
 def _too_long(exif: Image.Exif) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from io import SEEK_END, BytesIO
 from typing import IO
 
@@ -25,11 +27,23 @@ _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # lengths of all there ever w
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_LAYOUT = (258, 273, 279, 324, 325)  # tags without which there are no pixels: their bits, strips and tiles
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_TIFF_DIRECTORIES = (34665, 34853, 40965)  # tags that point to further ones: EXIF, GPS, interoperability
+# Tags that point to further directories: EXIF, GPS, interoperability, small versions of the picture.
+_TIFF_SUB_DIRECTORIES = 330
+_TIFF_DIRECTORIES = (34665, 34853, 40965, _TIFF_SUB_DIRECTORIES)
+_MOST_SUB_DIRECTORIES = 16
 _MOST_DIRECTORIES = 100_000  # pages
 _WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANMF")
 _WEBP_OTHERS = (b"VP8X", b"ICCP", b"ANIM", b"EXIF", b"XMP ")
+_STILLS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"crx ", b"jxl ")
 _BOXES = (b"ftyp", b"meta", b"mdat", b"moov", b"idat")  # of AVIF and HEIF, that hold anything
+
+
+def is_video(head: bytes) -> bool:
+    """Whether a file that begins so is a film: MP4, MOV, Matroska, WebM, AVI, MPEG, Flash."""
+    if head[4:8] == b"ftyp":
+        return head[8:12] not in _STILLS
+    begins = (b"\x1a\x45\xdf\xa3", b"\0\0\1\xba", b"\0\0\1\xb3", b"FLV\1")
+    return head.startswith(begins) or (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head[4:8] == b"moov"
 
 
 def is_picture(head: bytes) -> bool:
@@ -50,7 +64,7 @@ def checked(file: IO[bytes]) -> tuple[IO[bytes], tuple[str, ...]]:
     if head.startswith(_PNG):
         notes = _check_png(file, size)
     elif head.startswith(TIFF_MAGICS):
-        _check_tiff(file, head, size)
+        _check_tiff(file, size)
     elif size > LARGEST_PART:  # below that, nothing read whole can hurt
         if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
             file = _part(file, *_webp(file, size))
@@ -213,36 +227,70 @@ def _number(data: bytes, place: int) -> int:
     return int.from_bytes(data[place : place + 4], "big")
 
 
-def _check_tiff(file: IO[bytes], head: bytes, size: int) -> None:
+@dataclass(frozen=True)
+class _Tag:
+    number: int
+    length: int  # bytes
+    values: int  # so many
+    value: int  # the first one, or where they are
+
+
+def tiff_directories(file: IO[bytes]) -> Iterator[list[tuple[int, int]]]:
+    """Numbers and first values (or where these are) of the tags in each directory of a TIFF; what is cut off ends
+    them."""
+    with suppress(BadImage):
+        for _, tags in _tiff_tags(file):
+            yield [(tag.number, tag.value) for tag in tags]
+
+
+def _check_tiff(file: IO[bytes], size: int) -> None:
     """The length of every tag in every directory that a decoder follows, and whether the first directory is there."""
+    first = True
+    for whole, tags in _tiff_tags(file):
+        if first and not (whole and tags):
+            raise BadImage("truncated: it ends before what describes its pixels", _ANOTHER_COPY)
+        for tag in tags:
+            if tag.length > LARGEST_PART:
+                raise BadImage(f"its tag {tag.number} claims {tag.values:,} values", "The file is damaged.")
+            if first and tag.number in _TIFF_LAYOUT and tag.length > 8 and tag.value + tag.length > size:
+                raise BadImage("truncated: it ends before what describes its pixels", _ANOTHER_COPY)
+        first = False
+
+
+def _tiff_tags(file: IO[bytes]) -> Iterator[tuple[bool, list[_Tag]]]:
+    """Every directory once: whether all of it is there, and its tags."""
+    file.seek(0)
+    head = file.read(16)
     order = "<" if head[:2] == b"II" else ">"
     big = struct.unpack(order + "H", head[2:4])[0] == 43
     count, entry, pointer = (f"{order}{code}" for code in (("Q", "HHQQ", "Q") if big else ("H", "HHII", "I")))
-    first = head[8:16] if big else head[4:8]
-    todo = [_unpacked(pointer, first)]
+    todo = [_unpacked(pointer, head[8:16] if big else head[4:8])]
     seen: set[int] = set()
     while todo and len(seen) < _MOST_DIRECTORIES:
         offset = todo.pop()
         if not offset or offset in seen:
             continue
-        file.seek(offset)
-        tags = _unpacked(count, file.read(struct.calcsize(count)))
-        if tags > 0xFFFF:
-            raise BadImage(f"a directory of {tags:,} tags", "The file is damaged.")
-        step = struct.calcsize(entry)
-        data = file.read(tags * step)
-        if not seen and (not tags or len(data) < tags * step):
-            raise BadImage("truncated: it ends before what describes its pixels", _ANOTHER_COPY)
-        for tag, kind, values, value in struct.iter_unpack(entry, data[: len(data) // step * step]):
-            length = _TIFF_SIZES.get(kind, 1) * values
-            if length > LARGEST_PART:
-                raise BadImage(f"its tag {tag} claims {values:,} values", "The file is damaged.")
-            if not seen and tag in _TIFF_LAYOUT and length > struct.calcsize(pointer) and value + length > size:
-                raise BadImage("truncated: it ends before what describes its pixels", _ANOTHER_COPY)
-            if tag in _TIFF_DIRECTORIES:
-                todo.append(value)
         seen.add(offset)
-        todo.append(_unpacked(pointer, file.read(struct.calcsize(pointer))))
+        file.seek(offset)
+        number = _unpacked(count, file.read(struct.calcsize(count)))
+        if number > 0xFFFF:
+            raise BadImage(f"a directory of {number:,} tags", "The file is damaged.")
+        step = struct.calcsize(entry)
+        data = file.read(number * step)
+        following = _unpacked(pointer, file.read(struct.calcsize(pointer)))
+        tags = []
+        for tag, kind, values, value in struct.iter_unpack(entry, data[: len(data) // step * step]):
+            width = _TIFF_SIZES.get(kind, 1)
+            if order == ">" and values == 1 and width < struct.calcsize(pointer):
+                value >>= 8 * (struct.calcsize(pointer) - width)  # short values are on the left
+            tags.append(_Tag(tag, width * values, values, value))
+            if tag in _TIFF_DIRECTORIES and values == 1:
+                todo.append(value)
+            elif tag == _TIFF_SUB_DIRECTORIES and values <= _MOST_SUB_DIRECTORIES:
+                file.seek(value)
+                todo += [_unpacked(pointer, file.read(struct.calcsize(pointer))) for _ in range(values)]
+        yield len(data) == number * step, tags
+        todo.append(following)
 
 
 def _unpacked(code: str, data: bytes) -> int:

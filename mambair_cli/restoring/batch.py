@@ -17,7 +17,7 @@ from typing import IO, Protocol
 from mambair_cli import atomic, compare
 from mambair_cli.atomic import DiskFullError, atomic_write
 from mambair_cli.errors import BadImage, MambairError, Unavailable
-from mambair_cli.files import Job, write_stdout
+from mambair_cli.files import Job
 from mambair_cli.images import encode
 from mambair_cli.images.decode import Picture, read_picture
 from mambair_cli.images.encode import Encoding
@@ -25,6 +25,7 @@ from mambair_cli.images.formats import MAX_PIXELS, of_suffix
 from mambair_cli.restoring.picture import Load, plan, restore
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Request
+from mambair_cli.streams import write_stdout
 
 READ_AHEAD = 2
 WRITERS = 4

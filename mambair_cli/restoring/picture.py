@@ -20,7 +20,7 @@ from PIL import Image
 
 from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import UsageError
-from mambair_cli.images import encode
+from mambair_cli.images import encode, software
 from mambair_cli.images.decode import Picture, read_picture
 from mambair_cli.images.encode import Encoding
 from mambair_cli.images.formats import FORMATS, MAX_PIXELS, Format, of_suffix
@@ -153,7 +153,9 @@ def _restored(
         result = frames.restore_frame(frame, picture.space, restorer, partial(tiles, index), used)
         size = request.result_size(frame.size, restorer.spec)
         results.append(result if result.size == size else resize_frame(result, size))
-    return replace(picture, frames=tuple(results)), _signed(restorer, used)
+    how = f"x{restorer.spec.scale}" if request.about.enlarges else request.about.tag
+    kept = replace(picture.metadata, software=software.signature(restorer.spec.name, how))
+    return replace(picture, frames=tuple(results), metadata=kept), _signed(restorer, used)
 
 
 def _resampled(picture: Picture, request: Request) -> Picture:

@@ -22,6 +22,7 @@ from mambair_cli.degradations import Bytes
 from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.images.decode import read_rgb
 from mambair_cli.images.formats import READABLE_SUFFIXES
+from mambair_cli.models.download import sha256_of
 from mambair_cli.pairing import paired
 
 PathPair = tuple[Path, Path]  # input, truth
@@ -189,7 +190,7 @@ def _pictures(folder: Path) -> list[Path]:
 def _fingerprint(paths: Sequence[Path]) -> str:
     total = hashlib.sha256()
     for path in sorted(paths, key=lambda path: path.name):
-        total.update(os.fsencode(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"))
+        total.update(os.fsencode(f"{path.name} {sha256_of(path)}\n"))
     return total.hexdigest()
 
 
