@@ -90,6 +90,8 @@ class Degradation:
     standard: bool = True  # made as the field makes it, so a benchmark may; else a benchmark only reads those of sets
     role: str = "LQ"  # folder of such pictures in the sets that can be fetched; {s}: scale
     layouts: tuple[str, ...] = ()  # where else sets keep them; {s}: scale, {q}: level
+    seeded: bool = False  # a benchmark draws it from the picture's name, the same every time
+    only_scale: int | None = None  # of the models that may be measured on it
     # --- for training ---
     ranges: str | None = None  # the table of a recipe's [data] that it takes
     measured_at: Level | None = None  # a level at which it may be validated, though it draws its own
@@ -134,6 +136,11 @@ class Task:
     def level_of(self, record: object) -> Any:
         """The value of the task's level in a request or in a model's record; None where the task has none."""
         return getattr(record, self.level.name) if self.level else None
+
+    @property
+    def measured(self) -> dict[str, Degradation]:
+        """The degradations that a benchmark can make or read, by name."""
+        return {d.name: d for d in self.degradations if (d.make and d.how) or d.layouts}
 
     def benchmark(self, values: Mapping[str, Value]) -> Degradation:
         """The degradation that the values of the options (by name) describe, else the usual one."""

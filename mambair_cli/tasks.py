@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mambair_cli.images.decode import Picture
-    from mambair_cli.task import Bytes, Rng
+    from mambair_cli.task import Bytes, Make, Rng
 
 # ---------------------------------------------------------------------------------------------- making pictures worse
 
@@ -69,6 +69,24 @@ def _rain(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
     from mambair_cli import degradations
 
     return degradations.rain(hq, _seeded(rng)), hq
+
+
+def _measured(name: str) -> Make:
+    """A photograph made worse in a fixed way (`degradations.measured`)."""
+
+    def make(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
+        from mambair_cli.degradations.measured import MEASURED
+
+        made = MEASURED[name](_in_colour(hq), _seeded(rng))
+        return made if isinstance(made, tuple) else (made, hq)
+
+    return make
+
+
+def _photograph(name: str, how: str, scale: int | None = None) -> Degradation:
+    words = name.replace("_", " ")
+    text = f"x{{scale}} {words}" if scale else words
+    return Degradation(name, text, _measured(name), how, seeded=True, only_scale=scale)
 
 
 def _seeded(rng: Rng) -> np.random.Generator:
@@ -178,6 +196,10 @@ UPSCALE = Task(
         ),
         Degradation("realistic", "x{scale}, slightly blurred, noisy and compressed", _realistic, margin=16),
         Degradation("photo", "x{scale} of a photograph", _photo, ranges="photo", margin=16),
+        _photograph("web", "blur, a quarter of the side, noise of deviation 3, JPEG 80", 4),
+        _photograph("phone", "a small sensor by day at a quarter of the side, demosaiced, JPEG 90", 4),
+        _photograph("night", "the same with two fifths of the light, JPEG 88", 4),
+        _photograph("old", "a quarter of the side by averaging, JPEG 35", 4),
     ),
 )
 
@@ -209,13 +231,16 @@ DENOISE = Task(
         ),
         Degradation("noises", "noise of many kinds", _noises, ranges="noises", margin=16),
         Degradation(
-            name="camera",
+            name="real",
             text="noise real",
             level=SIGMA,
             word="real",
             standard=False,
             layouts=("LQ/*", "noisy/*", "input/*"),
         ),
+        _photograph("camera", "a camera's noise by day, demosaiced, sharpened, JPEG 92"),
+        _photograph("camera_night", "the same with two fifths of the light, JPEG 90"),
+        _photograph("blotch", "noise of deviation 20 that neighbours share"),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +50,16 @@ class Damage:
         """In text."""
         return f"{self.level:g}" if isinstance(self.level, int | float) else str(self.level)
 
-    def apply(self, truth: NDArray[np.uint8]) -> NDArray[Any]:
-        """The degraded picture of a clean one as the field makes it: `uint8`, or float32 on [0, 1]."""
+    def apply(self, truth: NDArray[np.uint8], name: str = "") -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """The degraded picture of a clean one, `uint8` or float32 on [0, 1], and what is to come of it.
+
+        What is random is drawn as the field does it, else from the picture's name.
+        """
         if self.degradation.make is None:
             raise ValueError(f"{self} cannot be made")
         level = None if isinstance(self.level, str) else self.level
-        return self.degradation.make(truth, Setting(self.scale, level), None)[0]
+        rng = np.random.default_rng(zlib.crc32(name.encode())) if self.degradation.seeded else None
+        return self.degradation.make(truth, Setting(self.scale, level), rng)
 
     def describe(self, read: bool) -> str:
         """For reports: where the degraded pictures came from."""

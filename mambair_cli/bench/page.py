@@ -125,8 +125,8 @@ def cells(score: Score | None) -> list[str]:
 
 
 def extra_heads(result: Result) -> list[str]:
-    """What was measured besides, lower being better."""
-    return [f"{name.upper()} ↓" for name in result.extra]
+    """What was measured besides: lower is better, but for the gradient, of which all is to be kept."""
+    return ["gradient →1" if name == "gradient" else f"{name.upper()} ↓" for name in result.extra]
 
 
 def extra_cells(result: Result, score: Score | None) -> list[str]:

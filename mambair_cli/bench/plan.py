@@ -11,7 +11,7 @@ from mambair_cli.bench.datasets import known, registry
 from mambair_cli.errors import UsageError
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.models.spec import ModelSpec
-from mambair_cli.task import Level, Value
+from mambair_cli.task import Degradation, Level, Value
 from mambair_cli.tasks import TASKS
 
 
@@ -23,6 +23,7 @@ class Criteria:
     scale: int | None = None
     sigma: Value = None  # 0 to 255 or "real"
     quality: Value = None
+    degradation: str | None = None  # by name, where it is not the field's usual one
 
     @property
     def levels(self) -> dict[str, Value]:
@@ -58,6 +59,8 @@ def choose(wanted: Criteria, models: Sequence[str], weights: Path | None, datase
 def damage_for(spec: ModelSpec, wanted: Criteria = Criteria()) -> Damage:
     """What a model undoes, at the level asked for or else its own."""
     task = TASKS[spec.task]
+    if wanted.degradation:
+        return Damage(spec.task, _named(wanted.degradation, spec), spec.scale)
     levels = dict(wanted.levels)
     for name, level in task.options.items():
         if task.level or spec.compressed:  # else it is only undone where it is asked for
@@ -67,6 +70,16 @@ def damage_for(spec: ModelSpec, wanted: Criteria = Criteria()) -> Damage:
     return Damage(
         spec.task, degradation, spec.scale, value if value is None or isinstance(value, str) else float(value)
     )
+
+
+def _named(name: str, spec: ModelSpec) -> Degradation:
+    """A degradation of the model's task by name. Raises UsageError where there is none, or for another scale."""
+    known = {d.name: d for d in TASKS[spec.task].measured.values() if d.level is None}
+    if name not in known:
+        raise UsageError(f"{spec.task} has no degradation {name!r}.", f"There are: {', '.join(known)}.")
+    if known[name].only_scale not in (None, spec.scale):
+        raise UsageError(f"{name} is for x{known[name].only_scale}, and {spec.name} enlarges x{spec.scale}.")
+    return known[name]
 
 
 def _own_level(spec: ModelSpec, level: Level, wanted: Value) -> Value:
@@ -89,6 +102,9 @@ def _resolve(wanted: Criteria, model: str | None, datasets: Sequence[str]) -> Mo
     if task is None:
         raise UsageError("What is to be undone on these pictures?", "Give --task, or a model with -m.")
     record = TASKS[task]
+    if wanted.degradation and model is None and record.enlarges:  # they are all of photographs as they are
+        usual = record.degradations[0].name
+        return zoo.resolve(task, scale=wanted.scale, compressed=wanted.degradation != usual)
     extra = record.level is None and any(wanted.levels[name] is not None for name in record.options)
     compressed = model is None and extra
     return zoo.resolve(

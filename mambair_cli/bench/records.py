@@ -27,6 +27,7 @@ class Score:
     lpips: float | None = None
     dists: float | None = None
     niqe: float | None = None
+    gradient: float | None = None  # of the truth's, kept
 
     @classmethod
     def mean(cls, scores: Sequence[Score]) -> Score | None:
@@ -92,9 +93,9 @@ class Result:
 
     @property
     def extra(self) -> tuple[str, ...]:
-        """The scores that were asked for besides PSNR and SSIM; of all of them lower is better."""
-        distances = ("lpips", "dists") if self.environment["perceptual"] else ()
-        return (*distances, "niqe") if self.environment["niqe"] else distances
+        """The scores that were asked for besides PSNR and SSIM: of gradient 1 is best, of the others the lowest."""
+        asked = {"lpips": "perceptual", "dists": "perceptual", "niqe": "niqe", "gradient": "gradient"}
+        return tuple(name for name, flag in asked.items() if self.environment[flag])
 
     def having(self, name: str) -> int:
         """How many pictures have the score of that name."""
@@ -144,6 +145,7 @@ class Result:
             "ssim": "Gaussian 11x11, sigma 1.5, valid area, mean over channels",
             "perceptual": "LPIPS (VGG) and DISTS on RGB, nothing cropped, lower is better" if distances else None,
             "niqe": niqe if natural else None,
+            "gradient": "mean gradient of Y over the truth's, 1 is best" if "gradient" in self.extra else None,
             "input": self.damage.describe(self.dataset.read),
             "files": self._files,
             "tile": self.environment["tile"],

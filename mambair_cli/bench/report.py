@@ -23,8 +23,8 @@ from mambair_cli.errors import MambairError, UsageError, printable
 
 COLUMNS = (
     *("dataset", "degradation", "model", "image", "width", "height"),
-    *("psnr", "ssim", "lpips", "dists", "niqe"),
-    *("baseline_psnr", "baseline_ssim", "baseline_lpips", "baseline_dists", "baseline_niqe"),
+    *("psnr", "ssim", "lpips", "dists", "niqe", "gradient"),
+    *("baseline_psnr", "baseline_ssim", "baseline_lpips", "baseline_dists", "baseline_niqe", "baseline_gradient"),
     *("seconds", "error"),
 )
 STARTS = {  # how a report of ours begins, of whichever version

@@ -65,16 +65,17 @@ def measure(
     fresh: bool = False,
     perceptual: bool = False,
     blind: bool = False,
+    gradient: bool = False,
     watcher: Watcher = Watcher(),
 ) -> Result:
     """Restore and measure every picture of the set; one that fails is reported and does not count.
 
     Scores go to a journal in the cache as they come; the same call again takes them from there, unless `fresh`, and
     the times with them where they were taken in the same environment. Restored pictures go to `save`, or with `keep`
-    beside the journal. `perceptual` adds LPIPS, DISTS and NIQE, `blind` NIQE alone. Raises MambairError where
-    journal or pictures cannot be written.
+    beside the journal. `perceptual` adds LPIPS, DISTS and NIQE, `blind` NIQE alone, `gradient` how much of the
+    truth's gradient is kept. Raises MambairError where journal or pictures cannot be written.
     """
-    extras = {"perceptual": perceptual, "niqe": blind or perceptual}
+    extras = {"perceptual": perceptual, "niqe": blind or perceptual, "gradient": gradient}
     environment = describe(restorer) | extras
     identity = {key: value for key, value in environment.items() if key not in TIMES_ONLY}
     identity |= {"dataset": dataset.name, "degradation": str(damage)}
@@ -88,6 +89,7 @@ def measure(
         timed=", ".join(str(environment[key]) for key in TIMES_ONLY),
         distances=Perceptual() if perceptual else None,
         blind=extras["niqe"],
+        gradient=gradient,
     )
     if fresh:
         journal.clear()
@@ -119,6 +121,7 @@ class _Run:
     timed: str
     distances: Perceptual | None
     blind: bool
+    gradient: bool
 
     def known(self, items: Sequence[Item]) -> dict[str, Measured]:
         """What an earlier run measured on the same files, and where pictures are kept, kept as well."""
@@ -192,6 +195,7 @@ class _Run:
             psnr=metrics.psnr(picture, truth, **how),
             ssim=metrics.ssim(picture, truth, **how),
             niqe=niqe(picture, crop=protocol.crop) if self.blind else None,
+            gradient=metrics.gradient_kept(picture, truth, crop=protocol.crop) if self.gradient else None,
             **(self.distances(picture, truth) if self.distances else {}),
         )
 
@@ -204,7 +208,9 @@ def prepare(item: Item, damage: Damage, protocol: Protocol) -> Pair:
     truth = degradations.modcrop(read(item.truth, grey), scale)
     if 0 in truth.shape:
         raise BadImage(f"{item.truth.name} is smaller than {scale}x{scale}.")
-    degraded: NDArray[Any] = read(item.degraded, grey) if item.degraded else damage.apply(truth)
+    made = (read(item.degraded, grey), truth) if item.degraded else damage.apply(truth, item.name)
+    degraded: NDArray[Any] = made[0]
+    truth = made[1]
     height, width = (scale * n for n in degraded.shape[:2])
     if truth.shape[:2] != (height, width):
         raise BadImage(

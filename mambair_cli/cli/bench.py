@@ -111,6 +111,20 @@ Perceptual = Annotated[
     ),
 ]
 Niqe = Annotated[bool, typer.Option("--niqe", help="NIQE too, without any extra.", rich_help_panel=DATA)]
+Gradient = Annotated[
+    bool,
+    typer.Option("--gradient", help="How much of the truth's gradient is kept, too.", rich_help_panel=DATA),
+]
+DegradationName = Annotated[
+    str | None,
+    typer.Option(
+        "--degradation",
+        metavar="NAME",
+        help="Photographs as users have them: web, phone, night, old (upscale x4); camera, camera_night, blotch "
+        "(denoise).",
+        rich_help_panel=DATA,
+    ),
+]
 Report = Annotated[
     list[Path] | None,
     typer.Option(
@@ -153,11 +167,13 @@ def bench(
     scale: Scale = None,
     sigma: Sigma = None,
     quality: Quality = None,
+    degradation: DegradationName = None,
     data_root: DataRoot = None,
     limit: Limit = None,
     shuffle: Shuffle = False,
     perceptual: Perceptual = False,
     niqe: Niqe = False,
+    gradient: Gradient = False,
     model: Models = None,
     weights: Weights = None,
     offline: Offline = False,
@@ -188,6 +204,7 @@ def bench(
     mambair bench -m light -m base -s 4 -d Set5 -d Set14
     mambair bench -d CBSD68 --sigma 25 -m mambair --report cbsd68.html
     mambair bench -d photos/ -s 2 --limit 20 --shuffle
+    mambair bench -d Kodak24 --task upscale --degradation web --niqe --gradient
     mambair bench -d Set5 -m light -s 4 --tile paper
 
     Under each score stand the published one and that of doing nothing (bicubic, or the degraded picture).
@@ -214,7 +231,7 @@ def bench(
     if save:
         reports.check_folder(save)
     models, file = _named(model or [], weights)
-    wanted = plan.Criteria(task, scale, _noise(sigma), quality)
+    wanted = plan.Criteria(task, scale, _noise(sigma), quality, degradation)
     find = partial(datasets.load, root=data_root, offline=offline)
     select = datasets.Selection(limit, seed if shuffle else None)
     runs = [
@@ -228,7 +245,7 @@ def bench(
 
         torch.set_num_threads(threads)
     keep = any(target.suffix.lower() == ".html" for target in report or ())
-    how = {"keep": keep, "fresh": fresh, "perceptual": perceptual, "blind": niqe}
+    how = {"keep": keep, "fresh": fresh, "perceptual": perceptual, "blind": niqe, "gradient": gradient}
     _tell(_measure(runs, Restorers(running, file, offline), save, voice, **how), report or [], json)
 
 
