@@ -179,16 +179,16 @@ def test_a_wrong_or_missing_file_is_refused(remote: Any, cache: Path) -> None:
 
 
 def test_a_file_of_the_cache_that_was_changed_is_refused(remote: Any, cache: Path) -> None:
-    load("toy", X2, quiet=True)
+    load("toy", X2)
     changed = cache / "datasets" / "Toy" / "HR" / "part1.png"
     photo().crop((1, 1, 42, 41)).save(changed)
     for offline in (False, True):
         with pytest.raises(Unavailable, match=r"part1\.png is not the file of Toy") as error:
-            load("toy", X2, offline=offline, quiet=True)
+            load("toy", X2, offline=offline)
         assert "Remove it" in error.value.hint
-    assert len(load("toy", X2, select=Selection(1), quiet=True).items) == 1, "only what is measured matters"
+    assert len(load("toy", X2, select=Selection(1)).items) == 1, "only what is measured matters"
     changed.unlink()
-    assert load("toy", X2, quiet=True).foreign == ()
+    assert load("toy", X2).foreign == ()
 
 
 def test_foreign_files_below_the_data_root_are_told(
