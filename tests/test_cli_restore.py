@@ -98,8 +98,8 @@ def test_lossless_webp_stays_lossless_and_lossy_lossy(tmp_path: Path, run: Mamba
     for name, lossless in (("a.webp", True), ("b.webp", False)):
         photo().save(tmp_path / name, lossless=lossless, quality=90)
         run("denoise", "--weights", x1, tmp_path / name)
-        chunk = (tmp_path / name.replace(".", "_denoised.")).read_bytes()[12:16]
-        assert chunk == (b"VP8L" if lossless else b"VP8 ")
+        result = (tmp_path / name.replace(".", "_denoised.")).read_bytes()
+        assert (b"VP8L" in result, b"VP8 " in result) == (lossless, not lossless)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -343,6 +343,8 @@ def facts(image: Image.Image) -> dict[str, Any]:
         "comment": image.info.get("comment"),
         "iptc": [data for name, data in getattr(image, "applist", ()) if name == "APP13"],
         "text": {
-            key: (str(v), getattr(v, "lang", "")) for key, v in getattr(image, "text", {}).items() if "xmp" not in key
+            key: (str(v), getattr(v, "lang", ""))
+            for key, v in getattr(image, "text", {}).items()
+            if "xmp" not in key and key != "Software"
         },
     }

@@ -24,7 +24,7 @@ from mambair_cli.images.encode import Encoding
 from mambair_cli.images.formats import FORMATS
 
 MOST_PIXELS = 300_000
-EXAMPLES = int(os.environ.get("MAMBAIR_FUZZ", "50"))  # per test: seconds in the suite, more for a night
+EXAMPLES = int(os.environ.get("HYPOTHESIS_MAX_EXAMPLES", "50"))  # per test: seconds in the suite, more for a night
 bounded = settings(
     derandomize=True, database=None, deadline=None, max_examples=EXAMPLES, suppress_health_check=list(HealthCheck)
 )

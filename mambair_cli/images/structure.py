@@ -233,6 +233,7 @@ class _Tag:
     length: int  # bytes
     values: int  # so many
     value: int  # the first one, or where they are
+    apart: bool  # they are elsewhere
 
 
 def tiff_directories(file: IO[bytes]) -> Iterator[list[tuple[int, int]]]:
@@ -252,7 +253,7 @@ def _check_tiff(file: IO[bytes], size: int) -> None:
         for tag in tags:
             if tag.length > LARGEST_PART:
                 raise BadImage(f"its tag {tag.number} claims {tag.values:,} values", "The file is damaged.")
-            if first and tag.number in _TIFF_LAYOUT and tag.length > 8 and tag.value + tag.length > size:
+            if first and tag.number in _TIFF_LAYOUT and tag.apart and tag.value + tag.length > size:
                 raise BadImage("truncated: it ends before what describes its pixels", _ANOTHER_COPY)
         first = False
 
@@ -283,7 +284,7 @@ def _tiff_tags(file: IO[bytes]) -> Iterator[tuple[bool, list[_Tag]]]:
             width = _TIFF_SIZES.get(kind, 1)
             if order == ">" and values == 1 and width < struct.calcsize(pointer):
                 value >>= 8 * (struct.calcsize(pointer) - width)  # short values are on the left
-            tags.append(_Tag(tag, width * values, values, value))
+            tags.append(_Tag(tag, width * values, values, value, width * values > struct.calcsize(pointer)))
             if tag in _TIFF_DIRECTORIES and values == 1:
                 todo.append(value)
             elif tag == _TIFF_SUB_DIRECTORIES and values <= _MOST_SUB_DIRECTORIES:
