@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mambair_cli import archs
+from mambair_cli.errors import BadCheckpoint
+from mambair_cli.models.mixing import mixed
 
 SMALL = {"in_chans": 3, "embed_dim": 32, "depths": [1], "d_state": 2, "mlp_ratio": 1.0}
 
@@ -43,3 +45,21 @@ def test_no_grid_on_a_flat_picture() -> None:
 def test_scales_it_cannot_do() -> None:
     with pytest.raises(ValueError, match="scales 2 and 4, not 3"):
         network("nearest+conv-light", 3)
+
+
+def test_weights_of_one_architecture_can_be_mixed() -> None:
+    first, second = (network("nearest+conv-light", 2).state_dict() for _ in range(2))
+    second = {name: tensor + 1 for name, tensor in second.items()}
+    assert all(torch.equal(mixed(first, second, 0)[name], first[name]) for name in first)
+    assert all(torch.equal(mixed(first, second, 1)[name], second[name]) for name in first)
+    halves = {name: tensor.half() for name, tensor in second.items()}
+    between = mixed(first, halves, 0.25)
+    assert all(torch.allclose(between[name], first[name] + 0.25, atol=1e-2) for name in first)
+    assert {tensor.dtype for tensor in between.values()} == {torch.float32}
+    network("nearest+conv-light", 2).load_state_dict(between)
+    with pytest.raises(BadCheckpoint, match="differ in enlarge"):
+        mixed(first, network("pixelshuffledirect", 2).state_dict(), 0.5)
+    with pytest.raises(BadCheckpoint, match="differ in"):
+        mixed(first, {**second, "norm.bias": torch.zeros(3)}, 0.5)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        mixed(first, second, 1.5)

@@ -22,6 +22,7 @@ from PIL import Image
 from mambair_cli import degradations, load_model, metrics
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.degradations.measured import MEASURED
+from mambair_cli.models.mixing import mixed
 
 Bytes = NDArray[np.uint8]
 X4 = ("web", "phone", "night", "old")
@@ -35,9 +36,14 @@ def main() -> None:
     options.add_argument("--limit", type=int, default=0, help="pictures per set, evenly spread (0: all)")
     options.add_argument("--sets", default="Kodak24,CBSD68")
     options.add_argument("--jobs", default="", help="default: all that the model can do")
+    options.add_argument(
+        "--mix", nargs="+", default=[], help="FAITHFUL SHARP SHARE...: weights between the two as well"
+    )
     options.add_argument("--sheet", type=Path, help="folder for 100 %% sheets: bicubic or input, results, truth")
     args = options.parse_args()
     models = {name: load(name) for name in args.models}
+    for share in args.mix[2:]:
+        models[f"mix {share}"] = load_mixed(*args.mix[:2], float(share))
     jobs = (
         args.jobs.split(",") if args.jobs else [*X4] if any(m.spec.scale == 4 for m in models.values()) else [*SAME]
     )
@@ -50,6 +56,12 @@ def load(name: str) -> Any:
     return (
         load_model(None, weights=Path(name), device="cpu") if Path(name).is_file() else load_model(name, device="cpu")
     )
+
+
+def load_mixed(faithful: str, sharp: str, share: float) -> Any:
+    model, other = load(faithful), load(sharp)
+    model.network.load_state_dict(mixed(model.network.state_dict(), other.network.state_dict(), share))
+    return model
 
 
 def measure(job: str, set_name: str, args: argparse.Namespace, models: dict[str, Any]) -> None:
