@@ -69,7 +69,7 @@ def test_draws_are_neither_all_weak_nor_all_strong(name: str) -> None:
         lq, truth = PAIRS[name](HQ, np.random.default_rng(seed))
         scores.append(psnr(degradations.bicubic(in_bytes(lq).astype(np.uint8), truth.shape[:2]), truth))
     assert min(scores) < 29
-    assert max(scores) > min(scores) + 5
+    assert max(scores) > min(scores) + 3.5
 
 
 def test_a_camera_without_noise_changes_nothing_but_the_development() -> None:
@@ -148,7 +148,7 @@ def test_jpeg_of_a_high_quality_is_nearly_the_picture_wherever_its_grid() -> Non
 def test_a_gentle_photo_is_nearly_bicubic() -> None:
     still = Photo()
     order = replace(still.first, blur=0.0, noise=0.0, jpeg=0.0, resize=(1.0, 1.0))
-    still = replace(still, first=order, again=0, cameras=0, correlated=0, ringing=0, jpeg=0)
+    still = replace(still, mild=0, first=order, again=0, cameras=0, correlated=0, ringing=0, jpeg=0)
     small = degradations.photo(HQ, np.random.default_rng(2), 4, still)
     assert psnr(small, degradations.downscale(HQ, 4)) > 28
 

@@ -141,11 +141,10 @@ def test_a_discriminator_learns_to_tell_sharp_from_soft() -> None:
     lq = torch.nn.functional.avg_pool2d(truth, 2)
     soft = enlarge(lq, truth)
     assert soft.shape == truth.shape
-    for _ in range(200):
+    for _ in range(100):
         seen = rival.learn(soft, truth, soft, 1.0)
-    assert seen[-1].mean() > 0.2
     good, bad = (rival.objection(picture, soft, seen) for picture in (truth, soft))
-    assert good < bad - 0.3
+    assert good < bad - 0.5
     result = soft.clone().requires_grad_()
     rival.objection(result, soft, seen).backward()
     assert result.grad is not None

@@ -82,7 +82,7 @@ class MambaIR(Skeleton):
         upscale: int = 2,
         upsampler: str = "",
     ) -> None:
-        light = upsampler in ("pixelshuffledirect", "nearest+conv-light")
+        light = upsampler in ("pixelshuffledirect", "resize+conv-light")
         groups = [
             Group(embed_dim, [Block(embed_dim, d_state, mlp_ratio, light) for _ in range(depth)]) for depth in depths
         ]

@@ -48,17 +48,18 @@ def pixel_shuffle_steps(width: int, scale: int) -> nn.Sequential:
     return nn.Sequential(*(module for pair in pairs for module in pair))
 
 
-class NearestConv(nn.Module):
-    """Enlarge by repeating pixels and convolving, twice for x4, on top of the bilinear enlargement of the input.
+class ResizeConv(nn.Module):
+    """Enlarge bilinearly and convolve, twice for x4, on top of the bilinear enlargement of the input.
 
-    Neighbouring pixels come from the same weights, so no checkerboard is invited as by a pixel shuffle (Odena et al.,
-    "Deconvolution and Checkerboard Artifacts", Distill 2016). (B, width, H, W) and the input -> (B, C, H*s, W*s).
+    Every pixel comes from the same weights, so no checkerboard is invited as by a pixel shuffle (Odena et al.,
+    "Deconvolution and Checkerboard Artifacts", Distill 2016); with nearest neighbours in place of bilinear ones, as
+    there, a discriminator still found the grid. (B, width, H, W) and the input -> (B, C, H*s, W*s).
     """
 
     def __init__(self, width: int, inner: int, channels: int, scale: int) -> None:
         super().__init__()
         if scale not in (2, 4):
-            raise ValueError(f"enlarging by nearest+conv is for scales 2 and 4, not {scale}")
+            raise ValueError(f"enlarging by resize+conv is for scales 2 and 4, not {scale}")
         self.before = nn.Conv2d(width, inner, 3, padding=1)
         self.up = nn.ModuleList(nn.Conv2d(inner, inner, 3, padding=1) for _ in range(scale // 2))
         self.hr = nn.Conv2d(inner, inner, 3, padding=1)
@@ -67,7 +68,7 @@ class NearestConv(nn.Module):
     def forward(self, features: Tensor, x: Tensor) -> Tensor:
         y = F.leaky_relu(self.before(features), 0.2)
         for step in self.up:
-            y = F.leaky_relu(step(F.interpolate(y, scale_factor=2, mode="nearest")), 0.2)
+            y = F.leaky_relu(step(F.interpolate(y, scale_factor=2, mode="bilinear", align_corners=False)), 0.2)
         detail = full_precision(self.last, F.leaky_relu(self.hr(y), 0.2))
         return detail + F.interpolate(x, detail.shape[2:], mode="bilinear", align_corners=False)
 
@@ -75,7 +76,7 @@ class NearestConv(nn.Module):
 class Skeleton(nn.Module):
     """First convolution, groups, long skip, upsampling head.
 
-    `upsampler`: "pixelshuffle", "pixelshuffledirect" (light), "nearest+conv-light" (ours), or "" for restoration at
+    `upsampler`: "pixelshuffle", "pixelshuffledirect" (light), "resize+conv-light" (ours), or "" for restoration at
     the same size.
     """
 
@@ -104,8 +105,8 @@ class Skeleton(nn.Module):
         elif upsampler == "pixelshuffledirect":
             last = nn.Conv2d(embed_dim, in_chans * upscale**2, 3, padding=1)
             self.upsample = nn.Sequential(last, nn.PixelShuffle(upscale))
-        elif upsampler == "nearest+conv-light":
-            self.enlarge = NearestConv(embed_dim, self.HEAD_WIDTH // 2, in_chans, upscale)
+        elif upsampler == "resize+conv-light":
+            self.enlarge = ResizeConv(embed_dim, self.HEAD_WIDTH // 2, in_chans, upscale)
         elif upsampler == "" and upscale == 1:
             self.conv_last = nn.Conv2d(embed_dim, in_chans, 3, padding=1)
         else:
@@ -131,7 +132,7 @@ class Skeleton(nn.Module):
             return full_precision(self.upsample, features)
         if self.upsampler == "pixelshuffle":
             return full_precision(self.conv_last, self.upsample(self.conv_before_upsample(features)))
-        if self.upsampler == "nearest+conv-light":
+        if self.upsampler == "resize+conv-light":
             enlarged: Tensor = self.enlarge(features, x)
             return enlarged
         return x + full_precision(self.conv_last, features)
@@ -147,7 +148,7 @@ def skeleton_arguments(shapes: Shapes) -> dict[str, object]:
             outputs, inputs = shapes["upsample.0.weight"][:2]
             upscale = math.isqrt(outputs // inputs)
     elif "enlarge.before.weight" in shapes:
-        upsampler, upscale = "nearest+conv-light", 2 * count(shapes, r"enlarge\.up\.(\d+)\.")
+        upsampler, upscale = "resize+conv-light", 2 * count(shapes, r"enlarge\.up\.(\d+)\.")
     elif "upsample.0.weight" in shapes:
         upsampler, upscale = "pixelshuffledirect", math.isqrt(shapes["upsample.0.weight"][0] // in_chans)
     else:

@@ -14,7 +14,7 @@ from PIL import Image
 from mambair_cli.degradations import kernels
 from mambair_cli.degradations.arrays import Bytes, Floats, log_uniform, luma, resized, to_uint8
 from mambair_cli.degradations.camera import Camera, camera
-from mambair_cli.degradations.classic import jpeg
+from mambair_cli.degradations.classic import jpeg, realistic
 from mambair_cli.degradations.noise import Correlated, correlated
 
 Span = tuple[float, float]
@@ -43,6 +43,7 @@ class Order:
 class Photo:
     """What `photo` draws from; shares are probabilities."""
 
+    mild: float = 0.35  # share that is only slightly blurred, shrunk and stored well (`realistic`)
     first: Order = field(default_factory=Order)
     again: float = 0.4  # share that goes through the second round
     second: Order = field(
@@ -64,6 +65,8 @@ DEFAULT = Photo()
 
 def photo(hq: Bytes, rng: np.random.Generator, scale: int, ranges: Photo = DEFAULT) -> Bytes:
     """A clean picture (h, w, 3), sides multiples of `scale`, at least 16 after it -> (h / scale, w / scale, 3)."""
+    if rng.random() < ranges.mild:
+        return realistic(hq, rng, scale)
     size = (hq.shape[0] // scale, hq.shape[1] // scale)
     picture, first = hq.astype(np.float32), ranges.first
     shot = rng.random() < ranges.cameras

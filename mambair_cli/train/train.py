@@ -26,6 +26,8 @@ from mambair_cli.train.report import display, write_log
 from mambair_cli.train.state import State
 from mambair_cli.train.teacher import teach, teacher
 
+SHARP = "That is the price of sharpness, so judge by eye."
+SHORT = "It did not learn enough: train longer, begin with --init, or check that pictures and task agree."
 UPSAMPLERS = 'Give network.upsampler, for instance "pixelshuffledirect".'
 
 
@@ -120,11 +122,24 @@ def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
             )
     if not setting.processes.first:
         return model
-    facts = {
+    told = facts(state, options, setting, found, nothing, taught_by)
+    card = export(model, state.average.module, recipe, lambda net: loop.validate(net, recipe, pairs, device), told)
+    say(f"{card['psnr']:.2f} dB, {card['bytes']:,} bytes, {card['dtype']}", None)
+    if card["psnr"] < nothing:
+        why = SHARP if parts[-1].adversarial else SHORT
+        say(f"That is {nothing - card['psnr']:.2f} dB below doing nothing. {why}", None)
+    return model
+
+
+def facts(
+    state: State, options: Options, setting: Setting, found: Files, nothing: float, taught_by: Restorer | None
+) -> dict[str, Any]:
+    """What the card says of the run, beside the recipe."""
+    return {
         "baseline": round(nothing, 3),
         "iterations": state.iteration,
         "seconds": round(state.seconds),
-        "device": device.type,
+        "device": setting.device.type,
         "processes": setting.processes.size,
         "precision": "bf16" if setting.bf16 else "fp32",
         "init": state.init,
@@ -137,16 +152,6 @@ def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
             "credits": pictures.credits([*options.folders.clean, *options.folders.hq]),
         },
     }
-    card = export(model, state.average.module, recipe, lambda net: loop.validate(net, recipe, pairs, device), facts)
-    say(f"{card['psnr']:.2f} dB, {card['bytes']:,} bytes, {card['dtype']}", None)
-    if card["psnr"] < nothing:
-        why = (
-            "That is the price of sharpness, so judge by eye."
-            if parts[-1].adversarial
-            else "It did not learn enough: train longer, begin with --init, or check that pictures and task agree."
-        )
-        say(f"That is {nothing - card['psnr']:.2f} dB below doing nothing. {why}", None)
-    return model
 
 
 def begin(recipe: Recipe, options: Options, setting: Setting, pictures_hash: str) -> State:
