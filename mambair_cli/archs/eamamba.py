@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mambair_cli import scan
 from mambair_cli.archs import unet
 from mambair_cli.archs.family import Architecture, Shapes, count, ratio
 from mambair_cli.archs.layers import (
@@ -45,7 +44,8 @@ OPTIONS: Mapping[str, object] = {
 }
 
 
-def around(height: int, width: int) -> np.ndarray:
+@paths.table
+def heads(height: int, width: int) -> np.ndarray:
     """(8, H*W): diagonals from the top left and the bottom right, both mirrored, rows, columns, both reversed."""
     grid = np.arange(height * width, dtype=np.int32).reshape(height, width)
     row, column = np.indices((height, width)).reshape(2, -1)
@@ -53,18 +53,6 @@ def around(height: int, width: int) -> np.ndarray:
     ways = (grid, grid[::-1, ::-1], grid[:, ::-1], grid[::-1])
     rows, columns = grid.ravel(), grid.T.ravel()
     return np.stack([*(way.ravel()[diagonals] for way in ways), rows, rows[::-1], columns, columns[::-1]])
-
-
-@paths.table
-def head_steps(height: int, width: int) -> np.ndarray:
-    """(H*W, 8): the pixel that each head visits at each step."""
-    return around(height, width).T
-
-
-@paths.table
-def steps_of_pixels(height: int, width: int) -> np.ndarray:
-    """(H*W, 8): the step at which each head visits each pixel."""
-    return around(height, width).argsort(axis=1).T
 
 
 class HeadScan(SelectiveScan):
@@ -88,29 +76,10 @@ class HeadScan(SelectiveScan):
     def scan_heads(self, x: Tensor) -> Tensor:
         """(B, H, W, E) -> the same; head k owns channels k * E/8 to (k + 1) * E/8."""
         _, height, width, _ = x.shape
-        heads = torch.arange(HEADS, device=x.device)
-        u = x.flatten(1, 2).unflatten(2, (HEADS, -1))[:, head_steps(height, width, x.device), heads]  # (B, L, 8, D)
-        _, channels, rank = self.dt_projs_weight.shape
-        states = self.A_logs.shape[1]
+        u = x.flatten(1, 2).unflatten(2, (HEADS, -1))  # (B, L, 8, D)
         proj = torch.einsum("blkd,krd->blkr", u, self.x_proj_weight.to(u.dtype))
-        low, B, C = proj.split([rank, states, states], dim=-1)
-        delta = torch.einsum("blkr,kdr->blkd", low, self.dt_projs_weight.to(u.dtype))
-
-        def time_last(t: Tensor) -> Tensor:  # (B, L, 8, n) -> (B, 8, n, L)
-            return t.permute(0, 2, 3, 1)
-
-        y = scan.selective_scan(
-            time_last(u).flatten(1, 2),
-            time_last(delta).flatten(1, 2),
-            -torch.exp(self.A_logs.float()),
-            time_last(B),
-            time_last(C),
-            self.Ds.float(),
-            self.dt_projs_bias.float().flatten(),
-            delta_softplus=True,
-        )
-        y = y.transpose(1, 2).unflatten(2, (HEADS, channels))
-        return y[:, steps_of_pixels(height, width, x.device), heads].reshape(x.shape)
+        y = self.scan(u.transpose(1, 2), proj, heads(height, width, x.device), reduce=False)  # (B, 8, L, D)
+        return y.transpose(1, 2).reshape(x.shape)
 
 
 class SimpleFFN(nn.Module):

@@ -104,7 +104,7 @@ def ordered_scan(
     Along each path: dt = softplus(W_dt r + b), h_t = exp(dt A) h_{t-1} + dt B_t u_t, y_t = C_t . h_t + D u_t
     (Mamba, Gu & Dao 2023, eq. 2-3), the state in float32 whatever the dtype of x. Differentiable.
 
-    x          (B, L, D)        features, channel last
+    x          (B, L, D)        features, channel last; (B, K, L, D) where every path has channels of its own
     proj       (B, L, K, R+2N)  [dt low-rank | B | C] of every position and direction
     dt_weight  (K, D, R)        dt_bias, D (K, D)        A (K, D, N), negative
     orders     (K, T) or (B, K, T), int32: the position visited at each step; T may differ from L. -1 is a pad:

@@ -203,7 +203,7 @@ class _Scan(torch.autograd.Function):
             **dict(CHUNK=BACKWARD_CHUNK, BLOCK=BLOCK, **ONE_WARP),
         )
         if inverse:
-            g_u = _collect(g_u, inverse, images, K, u.dtype)
+            g_u = _collect(g_u, inverse, images, 1 if path.per_direction(u) else K, u.dtype)
             g_proj = _collect(g_proj, inverse, images, 1, proj.dtype)
         g_A, g_weight, g_bias, g_skip = g_parameters.sum((0, 2)).split([N, R, 1, 1], dim=1)
         return (

@@ -82,6 +82,12 @@ class BackendTests:
         assert_equal_to_float64(backend, p, True, self.device)
 
     @pytest.mark.parametrize("reduce", [True, False])
+    def test_channels_of_their_own_for_every_path(self, backend: str, reduce: bool) -> None:
+        p = problem(4, B=2, K=3, R=2, N=3, D=5, L=self.length, T=self.length, pads=False, per_image=False)
+        x = torch.randn(2, 3, self.length, 5, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+        assert_equal_to_float64(backend, p | {"x": x}, reduce, self.device)
+
+    @pytest.mark.parametrize("reduce", [True, False])
     def test_pads_and_positions_visited_twice_or_never(self, backend: str, reduce: bool) -> None:
         p = problem(2, B=2, K=2, R=1, N=2, D=3, L=self.length, T=self.length + 2, pads=True, per_image=True)
         assert all(row.clamp(min=0).unique().numel() < self.length for row in p["orders"].flatten(0, 1))
