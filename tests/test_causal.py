@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -42,6 +43,16 @@ def test_equals_its_definition_with_gradients(batch: int, length: int, channels:
         strict=True,
     ):
         torch.testing.assert_close(one, other)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2), st.integers(1, 30), st.integers(1, 9), st.integers(1, 5))
+def test_inference_in_pieces_is_the_same(batch: int, length: int, channels: int, taps: int) -> None:
+    x, weight, bias = (t.detach().float() for t in inputs(batch, length, channels, taps))
+    with torch.no_grad(), patch.object(causal, "PIECE", 7):
+        torch.testing.assert_close(
+            causal.causal_conv(x, weight, bias), defined(x, weight, bias), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_no_step_sees_a_later_one() -> None:

@@ -119,7 +119,7 @@ def test_stripes_and_heads_visit_every_pixel_once(height: int, width: int, strip
     pixels = torch.arange(height * width, dtype=torch.int32)
     for table in (
         mair.nested(height, width, stripe, stripe // 2 * shifted, CPU),
-        eamamba.head_steps(height, width, CPU).T,
+        eamamba.heads(height, width, CPU),
     ):
         assert torch.equal(table.sort().values, pixels.expand(len(table), -1))
     for table in (mair.nested(height, width, stripe, stripe // 2 * shifted, CPU), eamamba.heads(height, width, CPU)):

@@ -25,6 +25,7 @@ from mambair_cli.archs.layers import (
     init_linear,
     linear_halves,
     norm_gate,
+    pointwise,
     to_map,
     to_tokens,
 )
@@ -92,8 +93,8 @@ class SimpleFFN(nn.Module):
         self.project_out = nn.Conv2d(hidden // 2, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = conv(x, self.project_in).chunk(2, dim=-1)
-        return conv(a * b, self.project_out)
+        a, b = pointwise(x, self.project_in).chunk(2, dim=-1)
+        return pointwise(a * b, self.project_out)
 
 
 class Block(nn.Module):

@@ -23,6 +23,7 @@ from mambair_cli.archs.layers import (
     full_precision,
     init_linear,
     linear_halves,
+    pointwise,
     to_map,
     to_tokens,
 )
@@ -82,8 +83,8 @@ class SpectralFFN(nn.Module):
         self.fft = nn.Parameter(torch.ones(width, 1, 1, WINDOW, WINDOW // 2 + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = conv(conv(x, self.project_in), self.dwconv).chunk(2, dim=-1)
-        return self.weigh(conv(F.gelu(a) * b, self.project_out))
+        a, b = conv(pointwise(x, self.project_in), self.dwconv).chunk(2, dim=-1)
+        return self.weigh(pointwise(F.gelu(a) * b, self.project_out))
 
     def weigh(self, x: Tensor) -> Tensor:
         """(B, H, W, C), sides above 4 -> the same. In float32: FFTs know no other small type."""

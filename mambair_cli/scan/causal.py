@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mambair_cli.scan import fused
+
 WIDTHS = (2, 3, 4)  # taps that the kernel was written for
+PIECE = 512  # steps
 GRAIN = 8  # channels: it takes channel-last tensors in multiples of this
 
 
@@ -45,8 +49,24 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if takes(x, taps) and not missing():
         y = _kernel()(x.contiguous().transpose(1, 2), weight[:, 0], bias, activation="silu")
         return y.transpose(1, 2)
+    weights = weight[:, 0].to(x.dtype).unbind(1)[::-1]  # by how many steps they look back
+    if fused.inference(x, weight, bias):
+        return _in_pieces(x, weights, bias)
     padded = F.pad(x, (0, 0, taps - 1, 0))
     y = bias.to(x.dtype)
-    for tap, values in enumerate(weight[:, 0].to(x.dtype).unbind(1)):
-        y = torch.addcmul(y, padded[:, tap : tap + x.shape[1]], values)
+    for back, values in enumerate(weights):
+        y = torch.addcmul(y, padded[:, taps - 1 - back : taps - 1 - back + x.shape[1]], values)
     return F.silu(y)
+
+
+def _in_pieces(x: Tensor, weights: Sequence[Tensor], bias: Tensor) -> Tensor:
+    """So many steps at a time that the processor's cache holds them from the first tap to the last."""
+    length, y = x.shape[1], torch.empty_like(x)
+    for start in range(0, length, PIECE):
+        stop = min(start + PIECE, length)
+        part = torch.addcmul(bias, x[:, start:stop], weights[0], out=y[:, start:stop])
+        for back, values in enumerate(weights[1:], 1):
+            first = max(start, back)
+            part[:, first - start :].addcmul_(x[:, first - back : stop - back], values)
+        F.silu(part, inplace=True)
+    return y
