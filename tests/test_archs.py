@@ -314,6 +314,15 @@ def test_pictures_of_a_batch_do_not_mix(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
+def test_the_plain_scan_gives_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAMBAIR_SCAN", "torch")
+    golden = Golden.open(name)
+    with torch.no_grad():
+        output = golden.network()(golden.tensors["input1"])
+    torch.testing.assert_close(output, golden.tensors["output1"], **golden.about["tolerance"])
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_every_parameter_of_a_fresh_network_learns(name: str) -> None:
     golden = Golden.open(name)
     torch.manual_seed(0)

@@ -58,6 +58,10 @@ def pictures(tmp_path: Path) -> Path:
         ("HR/1.png", "LQ/1.png", RAIN),
         ("clean/1.bmp", "noisy/1.png", damage("denoise", sigma="real")),
         ("HR/a.png", "LQ_q10/a.jpg", damage("decompress", quality=10)),
+        ("sharp/1.png", "blur/1.png", damage("deblur")),  # GoPro, as many keep it
+        ("target/1.png", "input/1.png", damage("deblur")),  # HIDE
+        ("scene001/gt/gt_7.png", "scene001/blur/blur_7.png", damage("deblur")),  # RealBlur
+        ("clear/0001.png", "hazy/0001.png", damage("dehaze")),
     ],
 )
 def test_usual_layouts(tmp_path: Path, clean: str, degraded: str, undone: Damage) -> None:
@@ -65,6 +69,26 @@ def test_usual_layouts(tmp_path: Path, clean: str, degraded: str, undone: Damage
     put(tmp_path / degraded)
     (item,) = scan(tmp_path, undone)
     assert (item.truth, item.degraded, item.problem) == (tmp_path / clean, tmp_path / degraded, "")
+
+
+def test_scenes_with_the_same_names_pair_within_themselves(tmp_path: Path) -> None:
+    for scene in ("GOPR0384_11_00", "GOPR0385_11_01"):
+        for number in (1, 2):
+            for kind in ("sharp", "blur", "blur_gamma"):
+                put(tmp_path / scene / kind / f"00000{number}.png")
+    (tmp_path / "GOPR0385_11_01" / "blur" / "000002.png").unlink()
+    items = {item.name: item for item in scan(tmp_path, damage("deblur"))}
+    assert sorted(items) == [
+        *("GOPR0384_11_00_000001.png", "GOPR0384_11_00_000002.png"),
+        *("GOPR0385_11_01_000001.png", "GOPR0385_11_01_000002.png"),
+    ]
+    for name, item in items.items():
+        assert item.truth.parents[1].name in name
+        if name == "GOPR0385_11_01_000002.png":
+            assert item.degraded is None
+            assert "no degraded picture" in item.problem
+        else:
+            assert item.degraded == item.truth.parents[1] / "blur" / item.truth.name
 
 
 @pytest.mark.parametrize("way", ["{}x2.png", "{}.png", "{}_LR.png", "{}-x2_LR.png"])

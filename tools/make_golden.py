@@ -78,9 +78,9 @@ def plain_scan(
 def plain_kernel(*args: Any) -> tuple[Tensor, Tensor]:
     """selective_scan_cuda.fwd, of mamba_ssm (with z ahead of the bias) or of VMamba (without)."""
     *scan, last = args[:8]
-    if isinstance(last, bool):
-        return plain_scan(*scan[:6], None, scan[6], last, True)
-    return plain_scan(*scan, last, args[8], True)
+    scan = [*scan[:6], None, scan[6], last] if isinstance(last, bool) else [*scan, last, args[8]]
+    y, h = plain_scan(*scan, return_last_state=True)
+    return y, torch.stack([torch.zeros_like(h), h], dim=-1).flatten(-2)[:, :, None]  # as (b, D, chunks, 2N)
 
 
 class Registry:
@@ -134,7 +134,9 @@ class StandIns(MetaPathFinder, Loader):
 
     def files(self, name: str) -> list[Path]:
         """Of the checkout; a registry would refuse a class that is read again."""
-        return [] if "registry" in name else sorted(self.checkout.rglob(name.replace(".", "/") + ".py"))
+        place = name.replace(".", "/")
+        package = (self.checkout / place).is_dir()
+        return [] if package or "registry" in name else sorted(self.checkout.rglob(place + ".py"))
 
     def exec_module(self, module: ModuleType) -> None:
         for file in self.files(module.__name__):
@@ -152,9 +154,10 @@ class StandIns(MetaPathFinder, Loader):
 def classes(checkout: Path, name: str) -> Iterator[Callable[..., nn.Module]]:
     """Every class of that name in the checkout, each from its own file."""
     files = sorted(checkout.rglob("*.py"), key=lambda file: ("arch" not in file.name, str(file)))
-    for number, file in enumerate(files):
+    for file in files:
         if re.search(rf"^class {name}\(", file.read_text("utf-8", errors="ignore"), re.MULTILINE):
-            spec = importlib.util.spec_from_file_location(f"authors_{number}", file)
+            name_there = ".".join(file.relative_to(checkout).with_suffix("").parts)  # so that relative imports work
+            spec = importlib.util.spec_from_file_location(name_there, file)
             assert spec is not None and spec.loader is not None  # noqa: PT018
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module
