@@ -324,6 +324,15 @@ void filter(Strided x, int64_t x_row, int side, Array taps, Array bias, int acti
   });
 }
 
+// Every thread runs 12 * width * rounds multiply-adds; returns their number.
+int64_t multiply_adds(int64_t rounds, int threads) {
+  const Kernels& kernel = *chosen;
+  nb::gil_scoped_release release;
+  std::vector<float> sums(size_t(threads) * 16);
+  parallel::run(threads, threads, [&](int task) { sums[size_t(task) * 16] = kernel.multiply_adds(rounds); });
+  return int64_t(12) * kernel.width * rounds * threads;
+}
+
 }  // namespace
 
 NB_MODULE(_cpu, m) {
@@ -346,6 +355,7 @@ NB_MODULE(_cpu, m) {
   m.def("attention", &attention);
   m.def("route", &route);
   m.def("visit", &visit);
+  m.def("multiply_adds", &multiply_adds);
   m.def("filter", &filter, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
         nb::arg(), nb::arg(), nb::arg());
   m.def("norm_gate", &norm_gate, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),

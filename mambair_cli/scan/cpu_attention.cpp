@@ -9,8 +9,10 @@
 namespace MAMBAIR_ISA {
 namespace {
 
-constexpr int KEYS = 8;      // keys at once for the logits
-constexpr int PADDING = 4;   // head widths are padded to a multiple
+// Vectors of queries and keys at once, as the registers allow: every broadcast serves all the vectors.
+constexpr int VECTORS = W == 16 ? 2 : 1, KEYS = 8 / VECTORS;
+constexpr int PADDING = 4;            // head widths are padded to a multiple
+constexpr int QUERIES = VECTORS * W;
 
 // One head of one window: keys and values packed, (keys, padded width).
 struct Window {
@@ -21,12 +23,12 @@ struct Window {
   std::vector<int32_t> region;  // of a window that the roll put together from up to four corners of the map
   bool divided = false;
   std::vector<float> packed;
-  float *k, *v, *logits;  // logits (keys, W)
+  float *k, *v, *logits;  // logits (keys, QUERIES)
 
   explicit Window(const Attention& a)
       : a(a), keys(a.window * a.window), width(a.width), padded((a.width + PADDING - 1) / PADDING * PADDING),
-        channels(int64_t(a.heads) * a.width), pixels(size_t(keys)), region(size_t(keys) + W),
-        packed(size_t(keys) * size_t(2 * padded + W) + size_t(padded) * W) {
+        channels(int64_t(a.heads) * a.width), pixels(size_t(keys)), region(size_t(keys) + QUERIES),
+        packed(size_t(keys) * size_t(2 * padded + QUERIES)) {
     k = packed.data();
     v = k + int64_t(keys) * padded;
     logits = v + int64_t(keys) * padded;
@@ -53,62 +55,81 @@ struct Window {
 
   // Values at `first`.. of the width, weighted by what stands in logits.
   template <int COUNT>
-  void mix(int first, int query, int lanes, vf norm, int head) {
-    vf sums[COUNT] = {};
-    for (int j = 0; j < keys; j++) {
-      const vf p = load(logits + j * W, W);
-      const float* value = v + j * padded + first;
-      for (int d = 0; d < COUNT; d++) sums[d] += value[d] * p;
+  void mix(int first, const vf* norm, float (*rows)[QUERIES]) const {
+    vf sums[COUNT][VECTORS] = {};
+    const float *value = v + first, *weight = logits;
+    for (int j = 0; j < keys; j++, value += padded, weight += QUERIES) {
+      vf p[VECTORS];
+      for (int i = 0; i < VECTORS; i++) p[i] = load(weight + i * W, W);
+      for (int d = 0; d < COUNT; d++)
+        for (int i = 0; i < VECTORS; i++) sums[d][i] += value[d] * p[i];
     }
-    for (int d = 0; d < COUNT && first + d < width; d++) {
-      const vf y = sums[d] * norm;
-      for (int lane = 0; lane < lanes; lane++)
-        a.y[pixels[size_t(query + lane)] * channels + head * width + first + d] = y[lane];
-    }
+    for (int d = 0; d < COUNT; d++)
+      for (int i = 0; i < VECTORS; i++) store(rows[first + d] + i * W, sums[d][i] * norm[i], W);
   }
 
   template <int COUNT>
-  vf dots(const vf* q, const float* bias, int j, int query, int lanes, vf highest) {
-    vf sums[COUNT];
-    for (int i = 0; i < COUNT; i++) sums[i] = load(bias + int64_t(j + i) * keys, lanes);
-    if (divided) {
+  void dots(const float (*q)[QUERIES], const float* bias, int j, int query, vf* highest) const {
+    vf sums[COUNT][VECTORS];
+    for (int i = 0; i < VECTORS; i++) {
+      const int lanes = keys - query - i * W;
+      for (int key = 0; key < COUNT; key++)
+        sums[key][i] = lanes > 0 ? load(bias + int64_t(j + key) * keys + query + i * W, lanes) : vf{};
+      if (!divided) continue;
       vi own;
-      std::memcpy(&own, &region[size_t(query)], sizeof own);
-      for (int i = 0; i < COUNT; i++) sums[i] += select(own != region[size_t(j + i)], splat(a.far), vf{});
+      std::memcpy(&own, &region[size_t(query + i * W)], sizeof own);
+      for (int key = 0; key < COUNT; key++)
+        sums[key][i] += select(own != region[size_t(j + key)], splat(a.far), vf{});
     }
-    for (int d = 0; d < width; d++)
-      for (int i = 0; i < COUNT; i++) sums[i] += k[(j + i) * padded + d] * q[d];
-    for (int i = 0; i < COUNT; i++) {
-      highest = max(highest, sums[i]);
-      store(logits + (j + i) * W, sums[i], W);
+    const float* own = k + j * padded;
+    for (int d = 0; d < width; d++) {
+      vf values[VECTORS];
+      for (int i = 0; i < VECTORS; i++) values[i] = load(q[d] + i * W, W);
+      for (int key = 0; key < COUNT; key++)
+        for (int i = 0; i < VECTORS; i++) sums[key][i] += own[key * padded + d] * values[i];
     }
-    return highest;
+    for (int key = 0; key < COUNT; key++)
+      for (int i = 0; i < VECTORS; i++) {
+        highest[i] = max(highest[i], sums[key][i]);
+        store(logits + (j + key) * QUERIES + i * W, sums[key][i], W);
+      }
   }
 
-  void attend(int query, int head, const float* bias) {
-    const int lanes = keys - query < W ? keys - query : W;
-    vf q[MAX_HEAD];
-    for (int d = 0; d < width; d++) {
-      vf values{};
-      for (int lane = 0; lane < lanes; lane++)
-        values[lane] = a.qkv[pixels[size_t(query + lane)] * 3 * channels + head * width + d];
-      q[d] = values * a.scale;
+  // Logits to weights, to base 2; then their sums stand in `highest`.
+  void weigh(vf* highest) const {
+    vf totals[2][VECTORS] = {};
+    for (int j = 0; j < keys; j++)
+      for (int i = 0; i < VECTORS; i++) {
+        float* at = logits + j * QUERIES + i * W;
+        const vf p = exp2_negative(load(at, W) - highest[i]);
+        totals[j & 1][i] += p;
+        store(at, p, W);
+      }
+    for (int i = 0; i < VECTORS; i++) highest[i] = totals[0][i] + totals[1][i];
+  }
+
+  void attend(int query, int head, const float* bias) const {
+    const int count = keys - query < QUERIES ? keys - query : QUERIES;
+    float rows[MAX_HEAD][QUERIES] = {};  // of queries, then of results: through memory, since lanes of a vector are dear
+    for (int i = 0; i < count; i++) {
+      const float* from = a.qkv + pixels[size_t(query + i)] * 3 * channels + head * width;
+      for (int d = 0; d < width; d++) rows[d][i] = from[d] * a.scale;
     }
-    vf highest = splat(-1e30f);
+    vf highest[VECTORS];
+    for (vf& h : highest) h = splat(-1e30f);
     int j = 0;
-    for (; j + KEYS <= keys; j += KEYS) highest = dots<KEYS>(q, bias + query, j, query, lanes, highest);
-    for (; j < keys; j++) highest = dots<1>(q, bias + query, j, query, lanes, highest);
-    vf total{};
-    for (j = 0; j < keys; j++) {
-      const vf p = exp2_negative(load(logits + j * W, W) - highest);
-      total += p;
-      store(logits + j * W, p, W);
-    }
-    const vf norm = 1.0f / total;
+    for (; j + KEYS <= keys; j += KEYS) dots<KEYS>(rows, bias, j, query, highest);
+    for (; j < keys; j++) dots<1>(rows, bias, j, query, highest);
+    weigh(highest);
+    for (vf& h : highest) h = 1.0f / h;
     int first = 0;
-    for (; first + 12 <= padded; first += 12) mix<12>(first, query, lanes, norm, head);
-    if (padded - first == 8) mix<8>(first, query, lanes, norm, head);
-    if (padded - first == 4) mix<4>(first, query, lanes, norm, head);
+    for (; first + 12 <= padded; first += 12) mix<12>(first, highest, rows);
+    if (padded - first == 8) mix<8>(first, highest, rows);
+    if (padded - first == 4) mix<4>(first, highest, rows);
+    for (int i = 0; i < count; i++) {
+      float* to = a.y + pixels[size_t(query + i)] * channels + head * width;
+      for (int d = 0; d < width; d++) to[d] = rows[d][i];
+    }
   }
 };
 
@@ -118,7 +139,7 @@ void attention(const Attention& a, int b, int row, int column, int head) {
   Window window(a);
   window.fetch(b, row, column, head);
   const float* bias = a.bias + int64_t(head) * window.keys * window.keys;
-  for (int query = 0; query < window.keys; query += W) window.attend(query, head, bias);
+  for (int query = 0; query < window.keys; query += QUERIES) window.attend(query, head, bias);
 }
 
 }  // namespace MAMBAIR_ISA

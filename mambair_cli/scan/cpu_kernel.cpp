@@ -304,9 +304,11 @@ void linear(const Linear&, int64_t, int64_t);
 void attention(const Attention&, int, int, int, int);
 void route(const Route&, int64_t, int64_t);
 void filter(const Filter&, int, int, int);
+float multiply_adds(int64_t);
 
 extern const Kernels kernels;
 const Kernels kernels{NAME(MAMBAIR_ISA), W,           scan_forward, scan_backward, depthwise, depthwise_backward, norm_gate,
-                      norm_gate_backward, packed_size, pack,         linear,        attention, route,              filter};
+                      norm_gate_backward, packed_size, pack,         linear,        attention, route,              filter,
+                      multiply_adds};
 
 }  // namespace MAMBAIR_ISA

@@ -149,6 +149,7 @@ struct Kernels {
   void (*attention)(const Attention&, int batch, int row, int column, int head);
   void (*route)(const Route&, int64_t row_begin, int64_t row_end);
   void (*filter)(const Filter&, int batch, int row_begin, int row_end);
+  float (*multiply_adds)(int64_t rounds);
 };
 
 namespace portable { extern const Kernels kernels; }

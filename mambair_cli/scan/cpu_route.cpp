@@ -51,6 +51,21 @@ inline vf gumbel(vu random) {
   return -log(-log(u));
 }
 
+// Among the lanes with the highest score the lowest winner.
+inline int first_of_highest(vf score, vi winner) {
+  float s[W];
+  int32_t w[W];
+  std::memcpy(s, &score, sizeof s);
+  std::memcpy(w, &winner, sizeof w);
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) {
+      const bool other = s[i + half] > s[i] || (s[i + half] == s[i] && w[i + half] < w[i]);
+      s[i] = other ? s[i + half] : s[i];
+      w[i] = other ? w[i + half] : w[i];
+    }
+  return w[0];
+}
+
 }  // namespace
 
 void route(const Route& r, int64_t begin, int64_t end) {
@@ -74,10 +89,7 @@ void route(const Route& r, int64_t begin, int64_t end) {
         winner = (vi)select(better, (vf)(lane + token), (vf)winner);
       }
     }
-    int at = 0;
-    for (int i = 1; i < W; i++)
-      if (best[i] > best[at] || (best[i] == best[at] && winner[i] < winner[at])) at = i;
-    r.category[row] = winner[at];
+    r.category[row] = first_of_highest(best, winner);
   }
 }
 

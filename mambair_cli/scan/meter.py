@@ -10,12 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mambair_cli.scan.backend import ScanInputs
+
 
 @dataclass
 class Meter:
-    """State updates (one exponential each) and seconds since the meter was switched on."""
+    """State updates, multiply-adds and seconds since the meter was switched on."""
 
     updates: int = 0
+    multiply_adds: int = 0
     seconds: float = 0.0
 
 
@@ -33,7 +36,7 @@ def metered() -> Iterator[Meter]:
         _running = before
 
 
-def measure(updates: int, run: Callable[[], Tensor]) -> Tensor:
+def measure(inputs: ScanInputs, run: Callable[[], Tensor]) -> Tensor:
     """`run()`, noted if a meter is on."""
     if _running is None:
         return run()
@@ -43,5 +46,6 @@ def measure(updates: int, run: Callable[[], Tensor]) -> Tensor:
     if y.is_cuda:
         torch.cuda.synchronize(y.device)
     meter.seconds += time.perf_counter() - start
-    meter.updates += updates
+    meter.updates += inputs.updates
+    meter.multiply_adds += inputs.multiply_adds
     return y

@@ -31,7 +31,13 @@ inline float to_float(bf16 v) {
 
 inline vf splat(float v) { return v - vf{}; }
 inline vf select(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
+#if defined(__AVX512F__)
+inline vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+inline vf max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+#else
 inline vf max(vf a, vf b) { return select(a > b, a, b); }
+#endif
 inline vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 
 // `lanes` < W at the last channels of a row: the other lanes read 0 and are not written.
@@ -163,11 +169,17 @@ inline vf keep(vf v, int lanes) {
 #endif
 }
 
+#if defined(__AVX512F__)
+inline float sum(vf v) { return _mm512_reduce_add_ps((__m512)v); }
+#else
 inline float sum(vf v) {
-  float total = 0;
-  for (int i = 0; i < W; i++) total += v[i];
-  return total;
+  float x[W];
+  std::memcpy(x, &v, sizeof x);
+  for (int half = W / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) x[i] += x[i + half];
+  return x[0];
 }
+#endif
 
 // out[i] += sum of the lanes of v[i]
 inline void add_sums(const vf* v, int count, float* out) {

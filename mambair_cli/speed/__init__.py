@@ -39,7 +39,7 @@ class SpeedReport:
         networks = [row for row in self.rows if isinstance(row, NetworkSpeed)]
         table = _scan_table(scans) if scans else _network_table(networks)
         table.title = f"{self.machine['device']}, scan by {self.machine['scan']}"
-        table.caption = f"this machine, in this run: {self.rates}"
+        table.caption = f"in this run: {self.rates}"
         return table
 
 

@@ -15,23 +15,33 @@ from pathlib import Path
 import torch
 
 from mambair_cli import scan
+from mambair_cli.scan import cpu
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the machine can do: exponentials and multiply-accumulates per second."""
+    """What the machine can do in a second."""
 
-    exps: float
-    macs: float
+    exps: float  # `torch.exp` on cached data
+    macs: float  # multiply-adds of a large float32 matrix product
+    peak: float  # multiply-adds that touch registers only; without the native kernel those of the product
 
     def __str__(self) -> str:
-        return f"exp {self.exps / 1e9:.2f} G/s, float32 matmul {self.macs / 1e9:.0f} GMAC/s"
+        return (
+            f"exp {self.exps / 1e9:.2f} G/s, float32 matmul {self.macs / 1e9:.0f} GMAC/s, "
+            f"registers {self.peak / 1e9:.0f} GMAC/s"
+        )
 
 
-def median_seconds(
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds_of(
     run: Callable[[], object], device: torch.device, *, at_least: float = 0.3, most: int = 20
-) -> float:
-    """Median seconds of `run`, after one to warm up; on CUDA by events."""
+) -> list[float]:
+    """Seconds of several runs, after one to warm up; on CUDA by events."""
     run()
     times: list[float] = []
     while len(times) < 3 or (sum(times) < at_least and len(times) < most):
@@ -46,7 +56,11 @@ def median_seconds(
             begin = time.perf_counter()
             run()
             times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    return times
+
+
+def median_seconds(run: Callable[[], object], device: torch.device) -> float:
+    return statistics.median(seconds_of(run, device))
 
 
 def measure_rates(device: torch.device) -> Rates:
@@ -62,10 +76,21 @@ def measure_rates(device: torch.device) -> Rates:
         for _ in range(repeats):
             torch.exp(x, out=y)
 
-    return Rates(
-        exps=x.numel() * repeats / median_seconds(exps, device),
-        macs=side**3 / median_seconds(lambda: torch.mm(a, b, out=c), device),
-    )
+    macs = side**3 / median_seconds(lambda: torch.mm(a, b, out=c), device)
+    peak = macs if on_gpu else max(macs, _peak(torch.get_num_threads()))
+    return Rates(exps=x.numel() * repeats / median_seconds(exps, device), macs=macs, peak=peak)
+
+
+def _peak(threads: int) -> float:
+    """Multiply-adds per second in registers: the best of several tries, for a floor is what nothing goes below."""
+    if cpu.missing:
+        return 0.0
+    best = 0.0
+    for _ in range(20):
+        begin = time.perf_counter()
+        count = cpu._cpu.multiply_adds(100_000, threads)
+        best = max(best, count / (time.perf_counter() - begin))
+    return best
 
 
 @contextmanager

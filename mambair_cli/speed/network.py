@@ -1,8 +1,9 @@
 """One network on one size of picture: how fast it is, and how fast it could be.
 
-The **floor** of a network is what its arithmetic would cost if nothing else did: its state updates at the rate at
-which `torch.exp` runs on cached data, plus its multiply-accumulates at the rate of a large float32 matrix product,
-both measured in the same run. A ratio `time / floor` can be compared between machines; seconds cannot.
+The **floor** of a network is what its arithmetic would cost if nothing else did: the multiply-adds of its products,
+convolutions and attention, and those of its scans (`ScanInputs.multiply_adds`), at the rate at which the machine does
+multiply-adds in registers, measured in the same run. Nothing can be quicker, and the ratio `time / floor` can be
+compared between machines; seconds cannot. On a GPU the rate is that of a large float32 matrix product.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mambair_cli.scan.meter import metered
-from mambair_cli.speed.machine import Rates, median_seconds, peak_memory
+from mambair_cli.speed.machine import Rates, median_seconds, peak_memory, seconds_of, synchronize
 
 
 @dataclass(frozen=True)
 class NetworkSpeed:
     """One network on one size. Rates in megapixels of input and output; memory in bytes, at its peak.
+
+    `seconds` is the median of several runs, `best` the shortest; the ratio is `best / floor`, both of them times that
+    other work on the machine adds least to.
 
     `backward`: seconds of the gradients of all weights, and `backward_ratio` that to the forward which kept what they
     need; both None unless asked for.
@@ -30,12 +35,14 @@ class NetworkSpeed:
     model: str
     size: tuple[int, int]
     seconds: float
+    best: float
     input_mp_per_s: float
     output_mp_per_s: float
     peak_memory: int
     scan_share: float
     updates: int
     macs: int
+    scan_macs: int
     floor: float
     ratio: float
     backward: float | None = None
@@ -49,31 +56,36 @@ def measure_network(
     device = next(network.parameters()).device
     network.requires_grad_(False)  # the counter trips over weights that are handed from one module to another
     x = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    with torch.inference_mode():
-        with FlopCounterMode(display=False) as flops, metered() as count:
-            y = network(x)
-        with peak_memory(device) as peak:
-            seconds = median_seconds(lambda: network(x), device)
-        begin = time.perf_counter()
-        with metered() as share:
-            network(x)
-        metered_seconds = time.perf_counter() - begin
+    # Counted with gradients on, where every product is torch's own; no weight wants one, so nothing is kept.
+    with torch.enable_grad(), FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
+        network(x)
     macs = flops.get_total_flops() // 2
-    floor = count.updates / rates.exps + macs / rates.macs
+    with torch.inference_mode():
+        with peak_memory(device) as peak:
+            times = seconds_of(lambda: network(x), device)
+        begin = time.perf_counter()
+        with metered() as meter:
+            y = network(x)
+            synchronize(device)
+        metered_seconds = time.perf_counter() - begin
+    floor = (macs + meter.multiply_adds) / rates.peak
+    seconds, best = statistics.median(times), min(times)
     pixels_in, pixels_out = size[0] * size[1], y.shape[-2] * y.shape[-1]
     there, back = _training_seconds(network, x) if backward else (None, None)
     return NetworkSpeed(
         model=name,
         size=size,
         seconds=seconds,
+        best=best,
         input_mp_per_s=pixels_in / 1e6 / seconds,
         output_mp_per_s=pixels_out / 1e6 / seconds,
         peak_memory=peak[0],
-        scan_share=share.seconds / metered_seconds,
-        updates=count.updates,
+        scan_share=meter.seconds / metered_seconds,
+        updates=meter.updates,
         macs=macs,
+        scan_macs=meter.multiply_adds,
         floor=floor,
-        ratio=seconds / floor,
+        ratio=best / floor,
         backward=back,
         backward_ratio=back / there if back and there else None,
     )
