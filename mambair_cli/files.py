@@ -97,8 +97,8 @@ class Sources(list[Source]):
 
 def left_alone(others: Mapping[str, int]) -> str:
     """What to say of other files: "3 others left alone: .mp4, .pdf", and what helps with camera raw and videos."""
-    kinds = sorted(others)
-    line = f"{sum(others.values())} others left alone: {', '.join(kinds)}"
+    kinds, count = sorted(others), sum(others.values())
+    line = f"{count} {'other' if count == 1 else 'others'} left alone: {', '.join(kinds)}"
     if RAW_SUFFIXES & set(kinds):
         line += " (camera raw needs the extra: pip install 'mambair[raw]')"
     if VIDEO_SUFFIXES & set(kinds):

@@ -128,6 +128,7 @@ def test_folders_give_raw_where_it_can_be_read_and_count_it_where_not(
         "4 others left alone: .mp4, .nef, .pdf (camera raw needs the extra: pip install 'mambair[raw]') "
         "(videos: docs/video.md)"
     )
+    assert left_alone({".txt": 1}) == "1 other left alone: .txt"
 
 
 # --- videos -----------------------------------------------------------------------------------------------------
