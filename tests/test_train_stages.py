@@ -143,7 +143,7 @@ def test_a_discriminator_learns_to_tell_sharp_from_soft() -> None:
     assert soft.shape == truth.shape
     for _ in range(100):
         seen = rival.learn(soft, truth, soft, 1.0)
-    verdicts = [float(rival.network(picture, soft)[-1].mean()) for picture in (truth, soft)]
+    verdicts = [rival.network(picture, soft)[-1].mean().item() for picture in (truth, soft)]
     assert verdicts[0] > verdicts[1] + 0.5
     result = soft.clone().requires_grad_()
     rival.objection(result, soft, seen).backward()
