@@ -131,7 +131,7 @@ def grid(picture: Bytes) -> float:
 
     0: no more than beside them. A grid of an upsampler stands out, whatever the picture shows.
     """
-    plane = metrics.luma(picture)
+    plane = metrics.studio_luma(picture)
     total = []
     for lines in (plane, plane.T):
         length = lines.shape[1] // 8 * 8

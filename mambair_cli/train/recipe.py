@@ -92,8 +92,8 @@ class Teacher:
 class Adversarial:
     """A discriminator that learns to tell results from truths, and how much its verdict counts."""
 
-    weight: float  # of the hinge loss, beside the loss of the pixels
-    features: float = 0.1  # of the distance between what the discriminator's layers see in result and truth
+    weight: float  # of the verdict: how hard it pushes, where 1 is as hard as the L1 of the pixels
+    features: float = 0.2  # likewise of the distance between what the discriminator's layers see in result and truth
     pixels: float = 1.0  # of training.loss
     width: int = 32  # channels of the discriminator's first layer
     rate: float = 4e-4  # its peak learning rate

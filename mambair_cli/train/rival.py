@@ -80,12 +80,21 @@ class Rival:
         return [feature.detach() for feature in real]
 
     def objection(self, result: Tensor, enlarged: Tensor, real: Features) -> Tensor:
-        """What the network is to make smaller: the weighted verdict and the distance of the features."""
-        self.network.requires_grad_(False)
-        *seen, verdict = self.network(result, enlarged)
-        self.network.requires_grad_(True)
+        """A term for the network's loss whose gradient is what the discriminator wants changed in the result.
+
+        Verdict and feature matching each push with a fixed share of the size that the gradient of L1 has, so that the
+        balance stays what the recipe says while the discriminator grows stronger (as the adaptive weight of Esser et
+        al., "Taming Transformers", CVPR 2021, does).
+        """
+        picture = result.detach().requires_grad_()
+        *seen, verdict = self.network(picture, enlarged)
         matching = torch.stack([F.l1_loss(ours, theirs) for ours, theirs in zip(seen, real, strict=False)]).mean()
-        return self.table.features * matching - self.table.weight * verdict.mean()
+        (better,) = torch.autograd.grad(-verdict.mean(), picture, retain_graph=True)
+        (closer,) = torch.autograd.grad(matching, picture)
+        size = picture.numel() ** -0.5  # of the gradient of L1, whatever the errors are
+        push = self.table.weight * F.normalize(better.flatten(), dim=0)
+        push = push + self.table.features * F.normalize(closer.flatten(), dim=0)
+        return size * (result.flatten() * push).sum()
 
     def state_dict(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
