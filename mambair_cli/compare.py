@@ -48,7 +48,7 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
         raise UsageError(f"A comparison is written as .png or .html, not {target.suffix or target.name!r}.")
     if target.exists() and any(path.exists() and path.samefile(target) for path in (before, after)):
         raise UsageError(f"{target} is one of the pictures to compare.", "Give another name with -o.")
-    pair, notes = aligned(read(before, max_pixels), read(after, max_pixels))
+    pair, notes = aligned(read_flat(before, max_pixels), read_flat(after, max_pixels))
     names = [_readable(path if before.name == after.name else path.name) for path in (before, after)]
     makers = [f" (by {_readable(str(made))})" if (made := made_by(path)) else "" for path in (before, after)]
     captions = [f"{name}{note}{maker}" for name, note, maker in zip(names, notes, makers, strict=True)]
@@ -60,7 +60,7 @@ def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXEL
             stream.write(page(" | ".join(names), body).encode())
 
 
-def read(path: Path, max_pixels: int = MAX_PIXELS) -> Bytes:
+def read_flat(path: Path, max_pixels: int = MAX_PIXELS) -> Bytes:
     """A picture as one looks at it: upright, in sRGB, (H, W, 3), transparency on white. Raises BadImage."""
     try:
         return read_rgb(path, max_pixels)

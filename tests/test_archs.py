@@ -114,7 +114,7 @@ class Golden:
             if not file.is_file():
                 pytest.skip(f"{file} is not there")
             assert sha256_of(file) == origin["sha256"]
-            return tensors.read(file, origin["key"])
+            return tensors.read_tensors(file, origin["key"])
         if self.about["weights"] == "recipe":
             state = network.state_dict().items()
             return recipe({k: v.shape for k, v in state if v.is_floating_point()}, self.about["seed"])

@@ -18,7 +18,7 @@ from helpers.sets import damage, put
 from PIL import Image
 
 from mambair_cli import degradations, metrics
-from mambair_cli.bench.datasets import load
+from mambair_cli.bench.datasets import load_dataset
 from mambair_cli.bench.run import Watcher, measure
 from mambair_cli.restoring.restorer import load_model
 
@@ -101,7 +101,7 @@ def test_a_stopped_run_goes_on(pictures: Path, tmp_path: Path) -> None:
     def stop(image: Any) -> None:
         raise KeyboardInterrupt
 
-    found = load(str(pictures), X2)
+    found = load_dataset(str(pictures), X2)
     first = Counting()
     with pytest.raises(KeyboardInterrupt):
         measure(first, found, X2, watcher=Watcher(step=stop))

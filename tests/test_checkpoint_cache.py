@@ -20,14 +20,14 @@ from mambair_cli.models import checkpoints, download, zoo
 def test_first_use_is_trusted_and_said(server: Server, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = zoo.find("tiny-x2")
     server.put("/x2.pth", BODY)
-    network, digest = checkpoints.load(spec)
+    network, digest = checkpoints.load_network(spec)
     assert same(network.state_dict(), X2)
     assert cached(cache) == ["tiny_lightSRx2.pth", "tiny_lightSRx2.pth.json"]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert digest in record.getMessage()
     caplog.clear()
-    checkpoints.load(spec)
+    checkpoints.load_network(spec)
     assert not caplog.records
     assert len(server.requests) == 1
 
@@ -85,20 +85,20 @@ def test_a_wrong_file_put_by_hand_is_refused(server: Server, cache: Path) -> Non
     cache.mkdir()
     (cache / "sure_x2.pth").write_bytes(saved({"params": weights(2, upscale=2, upsampler="pixelshuffledirect")}))
     with pytest.raises(BadCheckpoint, match="published is"):
-        checkpoints.load(zoo.find("sure-x2"))
+        checkpoints.load_network(zoo.find("sure-x2"))
 
 
 def test_offline(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = zoo.find("tiny-x2")
     with pytest.raises(Unavailable) as error:
-        checkpoints.load(spec, offline=True)
+        checkpoints.load_network(spec, offline=True)
     for said in ("tiny_lightSRx2.pth", spec.source.urls[0], str(cache / "tiny_lightSRx2.pth")):
         assert said in str(error.value)
     assert not server.requests
     cache.mkdir()
     (cache / "tiny_lightSRx2.pth").write_bytes(BODY)
     monkeypatch.setenv("MAMBAIR_OFFLINE", "1")
-    assert same(checkpoints.load(spec)[0].state_dict(), X2), "a file put there by hand does"
+    assert same(checkpoints.load_network(spec)[0].state_dict(), X2), "a file put there by hand does"
 
 
 def test_a_shared_folder_needs_a_hand(server: Server, cache: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_shared_folder_needs_a_hand(server: Server, cache: Path, tmp_path: Pat
     assert "mambair models import FILE --as tiny-denoise-15" in error.value.hint
     (tmp_path / "fetched.pth").write_bytes(saved(X1))
     assert checkpoints.adopt(tmp_path / "fetched.pth", spec) == checkpoints.fetch(spec)
-    assert same(checkpoints.load(spec)[0].state_dict(), X1)
+    assert same(checkpoints.load_network(spec)[0].state_dict(), X1)
 
 
 def test_adopt_refuses_what_it_is_not(server: Server, cache: Path, tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def test_a_bundled_file(server: Server, tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(checkpoints, "BUNDLED", tmp_path / "models")
     spec = zoo.find("tiny-x2")
     with pytest.raises(Unavailable, match="though it is part of mambair"):
-        checkpoints.load(spec)
+        checkpoints.load_network(spec)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / spec.source.filename).write_bytes(BODY)
-    assert same(checkpoints.load(spec, offline=True)[0].state_dict(), X2)
+    assert same(checkpoints.load_network(spec, offline=True)[0].state_dict(), X2)
     with pytest.raises(UsageError, match="it stays"):
         checkpoints.forget(spec)
 
@@ -183,15 +183,15 @@ def test_a_first_run_reads_the_file_twice_and_builds_once(
         function = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *args, **kw: done.append(name) or function(*args, **kw))
 
-    counted(checkpoints, "read")
+    counted(checkpoints, "read_tensors")
     counted(checkpoints, "sha256_of")
     counted(download, "sha256_of")
     counted(archs, "build")
     for name in ("tiny-x2", "sure-x2"):  # without and with a published hash
         spec = zoo.find(name)
         server.put("/" + spec.source.urls[0].rpartition("/")[2], BODY)
-        assert same(checkpoints.load(spec)[0].state_dict(), X2)
-        assert sorted(done) == ["build", "read", "sha256_of"], name
+        assert same(checkpoints.load_network(spec)[0].state_dict(), X2)
+        assert sorted(done) == ["build", "read_tensors", "sha256_of"], name
         done.clear()
 
 

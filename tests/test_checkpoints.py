@@ -40,19 +40,19 @@ CONTAINERS: dict[str, object] = {
 @pytest.mark.parametrize("modern", [True, False], ids=["zip", "legacy"])
 def test_containers(tmp_path: Path, content: object, modern: bool) -> None:
     torch.save(content, tmp_path / "w", _use_new_zipfile_serialization=modern)
-    assert same(checkpoints.read(tmp_path / "w"), X1)
+    assert same(checkpoints.read_tensors(tmp_path / "w"), X1)
 
 
 def test_the_preferred_container_wins(tmp_path: Path) -> None:
     torch.save({"params_ema": X1, "params": X2}, tmp_path / "w")
-    assert same(checkpoints.read(tmp_path / "w", "params"), X2)
+    assert same(checkpoints.read_tensors(tmp_path / "w", "params"), X2)
     torch.save({"params_ema": X1}, tmp_path / "w")
-    assert same(checkpoints.read(tmp_path / "w", "params"), X1)
+    assert same(checkpoints.read_tensors(tmp_path / "w", "params"), X1)
 
 
 def test_safetensors_by_content(tmp_path: Path) -> None:
     save_file(X1, tmp_path / "weights.pth")
-    assert same(checkpoints.read(tmp_path / "weights.pth"), X1)
+    assert same(checkpoints.read_tensors(tmp_path / "weights.pth"), X1)
 
 
 class Evil:
@@ -65,7 +65,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
     for content in (saved({"params": X1, "more": Evil()}), pickle.dumps({"params": Evil()}, protocol=2)):
         (tmp_path / "w").write_bytes(content)
         with pytest.raises(BadCheckpoint, match=r"holds more than tensors .*system.* refused"):
-            checkpoints.read(tmp_path / "w")
+            checkpoints.read_tensors(tmp_path / "w")
     assert not (tmp_path / "pwned").exists()
 
 
@@ -84,7 +84,7 @@ BAD = {
 def test_files_without_weights(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w").write_bytes(content)
     with pytest.raises(BadCheckpoint, match=r"w (is no checkpoint|is damaged|holds no weights)") as error:
-        checkpoints.read(tmp_path / "w")
+        checkpoints.read_tensors(tmp_path / "w")
     assert error.value.exit_code == 3
 
 
@@ -93,13 +93,13 @@ def test_files_without_weights(tmp_path: Path, content: bytes) -> None:
 def test_garbage_is_told_as_such(tmp_path: Path, start: bytes, rest: bytes) -> None:
     (tmp_path / "w").write_bytes(start + rest)
     with pytest.raises(BadCheckpoint):
-        checkpoints.read(tmp_path / "w")
+        checkpoints.read_tensors(tmp_path / "w")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
     for file in (tmp_path / "w", tmp_path):
         with pytest.raises(Unavailable, match="Cannot read"):
-            checkpoints.read(file)
+            checkpoints.read_tensors(file)
 
 
 # ------------------------------------------------------------------------------------------------------ loading
@@ -123,7 +123,7 @@ def test_a_file_of_unknown_origin(tmp_path: Path, name: str) -> None:
     alike = [s for s in zoo.zoo().values() if s.arch == arch and (s.scale > 1) == (spec.scale > 1)]
     grey = [s for s in alike if s.channels == spec.channels]
     assert spec.task in {s.task for s in grey or alike}
-    network, digest = checkpoints.load(spec, tmp_path / "mine.pth")
+    network, digest = checkpoints.load_network(spec, tmp_path / "mine.pth")
     assert digest == hashlib.sha256((tmp_path / "mine.pth").read_bytes()).hexdigest()
     loaded = network.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
@@ -146,11 +146,11 @@ def test_a_file_of_the_trainer_says_its_task(tmp_path: Path, note: str, task: st
 def test_a_real_checkpoint(shared: Path) -> None:
     file = shared / "weights" / "mambairv2_light_x4.pth"
     assert [spec.name for spec in checkpoints.identify(file)] == ["mambairv2-light-x4-ntire"]
-    network, digest = checkpoints.load(zoo.find("mambairv2-light-x4"), file)
+    network, digest = checkpoints.load_network(zoo.find("mambairv2-light-x4"), file)
     assert digest == zoo.find("light").source.sha256
     assert sum(p.numel() for p in network.parameters()) == 789_680
     with pytest.raises(BadCheckpoint, match=r"lacks .*more.*besides .*more.*not \[180, 3, 3, 3\]") as error:
-        checkpoints.load(zoo.find("mambair-classic-x4"), file)
+        checkpoints.load_network(zoo.find("mambair-classic-x4"), file)
     assert "mambairv2_light network of 789,680 parameters, as mambairv2-light-x4-ntire and" in error.value.hint
 
 
@@ -160,7 +160,7 @@ def test_a_mismatch_names_the_first_keys(server: Server, tmp_path: Path) -> None
     state |= {"extra.weight": torch.zeros(1), "conv_first.weight": torch.zeros(30, 1, 3, 3)}
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(BadCheckpoint) as error:
-        checkpoints.load(zoo.find("tiny-x2"), tmp_path / "w.pth")
+        checkpoints.load_network(zoo.find("tiny-x2"), tmp_path / "w.pth")
     said = error.value.message
     assert "it lacks norm.weight (and 1 more); it has besides extra.weight;" in said
     assert "conv_first.weight is [30, 1, 3, 3], not [30, 3, 3, 3]" in said
@@ -172,6 +172,6 @@ def test_half_precision_and_absent_index_tables(tmp_path: Path) -> None:
     table = archs.build(arch, **kwargs).state_dict()["relative_position_index_SA"]
     for more in ({}, {"relative_position_index_SA": torch.zeros_like(table)}):
         torch.save({key: value.half() for key, value in state.items()} | more, tmp_path / "w.pth")
-        network, _ = checkpoints.load(checkpoints.spec_for_file(tmp_path / "w.pth"), tmp_path / "w.pth")
+        network, _ = checkpoints.load_network(checkpoints.spec_for_file(tmp_path / "w.pth"), tmp_path / "w.pth")
         assert {p.dtype for p in network.parameters()} == {torch.float32}
         assert torch.equal(network.state_dict()["relative_position_index_SA"], table), "it is computed, not read"

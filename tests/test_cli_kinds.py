@@ -108,3 +108,20 @@ def test_a_name_that_steers_terminals_is_shown_escaped_and_piped_as_it_is(tmp_pa
     text = b"".join(shown).decode()
     assert "\x1b]0;" not in text
     assert text.count(r"\033]0;title\a_x2.png") >= 2
+
+
+def test_a_list_keeps_its_tree_below_a_base(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    names = [tmp_path / "a" / folder / "p.png" for folder in "xy"]
+    for name in names:
+        name.parent.mkdir(parents=True)
+        photo().crop((0, 0, 20, 16)).save(name)
+    (tmp_path / "list").write_text("\n".join(map(str, names)))
+    options = ("--files-from", tmp_path / "list", "-s", 2)
+    for base, folder in ((tmp_path, "a/x"), (tmp_path / "a", "x")):
+        out = tmp_path / f"of {base.name}"
+        outcome = mambair("upscale", *options, "--base", base, "-o", f"{out}/", capture=capsysbinary)
+        assert outcome.status == 0, outcome.err
+        assert (out / folder / "p.png").exists()
+    outcome = mambair("upscale", *options, "--base", tmp_path / "a" / "x", "-o", f"{out}/", capture=capsysbinary)
+    assert outcome.status == 2
+    assert "p.png" in outcome.err

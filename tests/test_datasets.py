@@ -16,7 +16,7 @@ from PIL import Image
 from mambair_cli import metrics
 from mambair_cli.bench import datasets
 from mambair_cli.bench.damage import Damage
-from mambair_cli.bench.datasets import Selection, known, load, scan
+from mambair_cli.bench.datasets import Selection, known, load_dataset, scan
 from mambair_cli.bench.run import prepare
 from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.task import Protocol
@@ -121,10 +121,10 @@ def test_what_is_not_found_is_said(tmp_path: Path) -> None:
         scan(tmp_path, RAIN)
     assert all(place in refused.value.hint for place in ("rain/", "input/", "LQ/"))
     with pytest.raises(UsageError) as unknown:
-        load("Set55", X2)
+        load_dataset("Set55", X2)
     assert "Set5" in unknown.value.hint
     with pytest.raises(Unavailable, match="redistributed") as restricted:
-        load("manga109", X2)
+        load_dataset("manga109", X2)
     assert "manga109.org" in restricted.value.hint
 
 
@@ -137,13 +137,13 @@ def test_sets_are_found_by_any_spelling(tmp_path: Path) -> None:
         None,
     ]
     put(tmp_path / "urban-100" / "HR" / "1.png")
-    found = load("Urban100", X2, root=tmp_path)
+    found = load_dataset("Urban100", X2, root=tmp_path)
     assert (found.name, len(found.items), found.size) == ("Urban100", 1, 100)
 
 
 def test_selection_is_reproducible(pictures: Path) -> None:
     def names(select: Selection) -> list[str]:
-        return [item.name for item in load(str(pictures), X2, select=select).items]
+        return [item.name for item in load_dataset(str(pictures), X2, select=select).items]
 
     assert names(Selection(2)) == ["part0", "part1"]
     assert names(Selection(seed=1)) == names(Selection(seed=1))
@@ -171,19 +171,21 @@ def remote(monkeypatch: pytest.MonkeyPatch, pictures: Path):
 
 
 def test_a_set_is_fetched_once_and_only_what_is_missing(remote: Any, cache: Path) -> None:
-    two = load("toy", X2, select=Selection(2))
+    two = load_dataset("toy", X2, select=Selection(2))
     assert (len(two.items), two.size, len(remote.requests)) == (2, 3, 2)
-    assert all(metrics.psnr(datasets.read(i.truth, False), datasets.read(i.truth, False)) > 99 for i in two.items)
-    load("toy", X2)
+    assert all(
+        metrics.psnr(datasets.read_8bit(i.truth, False), datasets.read_8bit(i.truth, False)) > 99 for i in two.items
+    )
+    load_dataset("toy", X2)
     assert len(remote.requests) == 3
-    assert len(load("toy", X2, offline=True).items) == 3
+    assert len(load_dataset("toy", X2, offline=True).items) == 3
     assert len(list((cache / "datasets" / "Toy" / "HR").glob("*.png"))) == 3
 
 
 def test_an_interrupted_download_goes_on(remote: Any) -> None:
     path = "/HR%20%28all%29/part0.png"
     remote.put(path, remote.files[path], servers.cut(100))
-    load("toy", X2)
+    load_dataset("toy", X2)
     ranges = [headers.get("Range") for asked, headers in remote.requests if asked == path]
     assert ranges == [None, "bytes=100-"]
 
@@ -192,27 +194,27 @@ def test_a_wrong_or_missing_file_is_refused(remote: Any, cache: Path) -> None:
     good = remote.entry["files"][1][3]
     remote.entry["files"][1][3] = "0" * 64
     with pytest.raises(Unavailable, match=r"part1\.png"):
-        load("toy", X2, select=Selection(2))
+        load_dataset("toy", X2, select=Selection(2))
     assert not (cache / "datasets" / "Toy" / "HR" / "part1.png").exists()
     remote.entry["files"][1][3] = good
     del remote.files["/HR%20%28all%29/part2.png"]
     with pytest.raises(Unavailable, match=r"part2\.png"):
-        load("toy", X2)
+        load_dataset("toy", X2)
     with pytest.raises(Unavailable, match=r"part2\.png"):
-        load("toy", X2, offline=True)
+        load_dataset("toy", X2, offline=True)
 
 
 def test_a_file_of_the_cache_that_was_changed_is_refused(remote: Any, cache: Path) -> None:
-    load("toy", X2)
+    load_dataset("toy", X2)
     changed = cache / "datasets" / "Toy" / "HR" / "part1.png"
     photo().crop((1, 1, 42, 41)).save(changed)
     for offline in (False, True):
         with pytest.raises(Unavailable, match=r"part1\.png is not the file of Toy") as error:
-            load("toy", X2, offline=offline)
+            load_dataset("toy", X2, offline=offline)
         assert "Remove it" in error.value.hint
-    assert len(load("toy", X2, select=Selection(1)).items) == 1, "only what is measured matters"
+    assert len(load_dataset("toy", X2, select=Selection(1)).items) == 1, "only what is measured matters"
     changed.unlink()
-    assert load("toy", X2).foreign == ()
+    assert load_dataset("toy", X2).foreign == ()
 
 
 def test_foreign_files_below_the_data_root_are_told(
@@ -222,10 +224,10 @@ def test_foreign_files_below_the_data_root_are_told(
     own.mkdir(parents=True)
     for number, file in enumerate(sorted(pictures.iterdir())):
         (own / f"img_{number}.png").write_bytes(file.read_bytes())
-    assert load("toy", X2, root=own.parent).foreign == (), "by content, whatever they are called"
+    assert load_dataset("toy", X2, root=own.parent).foreign == (), "by content, whatever they are called"
     assert not caplog.records
     put(own / "img_1.png", (40, 40))
-    found = load("toy", X2, root=own.parent)
+    found = load_dataset("toy", X2, root=own.parent)
     assert found.foreign == (own / "img_1.png",)
     assert "1 files differ, of which img_1.png is the first" in caplog.text
 
@@ -267,7 +269,7 @@ def test_doing_nothing_scores_as_published(
     shared: Path, name: str, undone: Damage, protocol: Protocol, expected: float
 ) -> None:
     values = []
-    for item in load(name, undone, root=shared / "data").items:
+    for item in load_dataset(name, undone, root=shared / "data").items:
         pair = prepare(item, undone, protocol)
         values.append(
             metrics.psnr(

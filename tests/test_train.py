@@ -132,7 +132,7 @@ def test_time_ends_the_run_and_the_schedule_with_it(photos: Path, tmp_path: Path
     train(brief(iterations=10**9, every=10**9), options)
     (row,) = csv.DictReader((tmp_path / "log.csv").open())
     assert float(row["seconds"]) >= 0.6
-    assert float(row["rate"]) < recipe.load("smoke").training.rate
+    assert float(row["rate"]) < recipe.load_recipe("smoke").training.rate
 
 
 def test_no_time_is_no_wish_for_the_whole_recipe(photos: Path, tmp_path: Path, run: Mambair) -> None:
@@ -173,7 +173,7 @@ def test_resume_refuses_what_is_not_the_same_run(photos: Path, tmp_path: Path) -
 def test_init_takes_over_all_but_the_head_of_another_scale(photos: Path, tmp_path: Path, run: Mambair) -> None:
     options = Options(Folders((photos,)), tmp_path / "x2", device="cpu", workers=0)
     x2 = train(brief("x2"), options)
-    state = checkpoints.read(x2)
+    state = checkpoints.read_tensors(x2)
     arch, kwargs = brief(scale=3).arguments()
     network = archs.build(arch, **kwargs)
     taken = init.take_over(network, state)
@@ -211,15 +211,15 @@ def test_half_precision_only_where_it_costs_nothing(tmp_path: Path) -> None:
     assert export(tmp_path / "half.safetensors", network, smoke, score, {})["dtype"] == "float16"
     torch.nn.init.constant_(network.norm.bias, too_large)
     assert export(tmp_path / "full.safetensors", network, smoke, score, {})["dtype"] == "float32"
-    assert checkpoints.read(tmp_path / "full.safetensors")["norm.bias"].unique().item() == too_large
-    arch, kwargs = archs.infer(checkpoints.read(tmp_path / "half.safetensors"))
+    assert checkpoints.read_tensors(tmp_path / "full.safetensors")["norm.bias"].unique().item() == too_large
+    arch, kwargs = archs.infer(checkpoints.read_tensors(tmp_path / "half.safetensors"))
     assert (arch, kwargs["upscale"]) == ("mambair", 2)
 
 
 @pytest.mark.parametrize("name", recipe.names())
 def test_recipes_of_the_package(name: str, photos: Path) -> None:
     """Each builds its network and its samples, and a sample is a picture and the same one made worse."""
-    of = recipe.load(name)
+    of = recipe.load_recipe(name)
     arch, kwargs = of.arguments()
     archs.build(arch, **kwargs)
     of = replace(of, data=replace(of.data, patch=20, batch=4))
@@ -238,7 +238,7 @@ def test_recipes_of_the_package(name: str, photos: Path) -> None:
 
 
 def test_samples_depend_on_seed_and_iteration_only(photos: Path) -> None:
-    of = replace(recipe.load("denoise"), data=replace(recipe.load("denoise").data, patch=16, batch=2))
+    of = replace(recipe.load_recipe("denoise"), data=replace(recipe.load_recipe("denoise").data, patch=16, batch=2))
     batches = data.Batches(of, pictures.decode(sorted(photos.iterdir()), 16))
     alone, helped = (batches.loader(5, workers) for workers in (0, 2))
     for number in range(5, 8):
@@ -308,7 +308,7 @@ def test_pictures_that_cannot_be_used_are_named(photos: Path, tmp_path: Path, ru
 
 @pytest.mark.parametrize("schedule", ["cosine", "multistep"])
 def test_rate_rises_then_falls(schedule: str) -> None:
-    training = replace(recipe.load("upscale-x4").training, schedule=schedule, warmup=0.1)
+    training = replace(recipe.load_recipe("upscale-x4").training, schedule=schedule, warmup=0.1)
     rates = [loop.schedule(training, progress / 100) for progress in range(101)]
     assert rates[:11] == sorted(rates[:11])
     assert rates[10] == 1

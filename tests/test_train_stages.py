@@ -236,7 +236,7 @@ def test_every_key_is_in_the_list_with_its_default(run: Mambair) -> None:
     done = run("train", "--keys")
     assert (done.status, done.err) == (0, "")
     text = done.out.decode()
-    of = recipe.load(str(recipe.KEYS))
+    of = recipe.load_recipe(str(recipe.KEYS))
 
     def defaults(record: Any, default: Any) -> None:
         for entry in fields(record):
@@ -274,7 +274,7 @@ def test_ranges_that_make_no_sense(change: dict[str, Any], complaint: str) -> No
 
 
 def test_truths_can_be_made_smaller_first(photos: Path) -> None:
-    of = replace(recipe.load("upscale-x2-photo"), training=brief().training)
+    of = replace(recipe.load_recipe("upscale-x2-photo"), training=brief().training)
     of = replace(of, data=replace(of.data, patch=16, batch=6))
     clean = pictures.decode(sorted(photos.iterdir()), data.smallest_side(of))
     kept = []
@@ -306,7 +306,7 @@ def test_two_processes_train_one_network(photos: Path, tmp_path: Path) -> None:
     card = json.loads((tmp_path / "two/two.json").read_text())
     assert (card["processes"], card["iterations"]) == (2, 3)
     train(
-        recipe.load(str(tmp_path / "one.toml")),
+        recipe.load_recipe(str(tmp_path / "one.toml")),
         Options(Folders((photos,)), tmp_path / "one", workers=0, device="cpu"),
     )
     together, alone = weights(tmp_path / "two"), weights(tmp_path / "one")
@@ -328,7 +328,7 @@ def toml(of: Recipe) -> str:
 def test_samples_of_photographs_and_of_noise_are_aligned(photos: Path) -> None:
     """Averaged over many draws, the input is the truth: nothing is shifted."""
     for name in ("denoise", "upscale-x4-photo", "decompress"):
-        of = recipe.load(name).parts()[-1]
+        of = recipe.load_recipe(name).parts()[-1]
         of = replace(of, data=replace(of.data, patch=16, batch=24, grey=0.0))
         clean = pictures.decode(sorted(photos.iterdir()), data.smallest_side(of))
         lq, hq = data.Batches(of, clean)[0]

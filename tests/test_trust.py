@@ -88,7 +88,7 @@ def flipped(body: bytes) -> bytes:
 def test_damage_is_found_before_a_file_is_trusted(server: Server, cache: Path, tmp_path: Path) -> None:
     spec, body = zoo.find("tiny-x2"), flipped(BODY)
     (tmp_path / "w.pth").write_bytes(body)
-    assert checkpoints.read(tmp_path / "w.pth").keys() == X2.keys(), "PyTorch does not see it"
+    assert checkpoints.read_tensors(tmp_path / "w.pth").keys() == X2.keys(), "PyTorch does not see it"
     server.put("/x2.pth", body)
     with pytest.raises(Unavailable, match=r"is damaged: .* fails its checksum"):
         checkpoints.fetch(spec)
@@ -97,7 +97,7 @@ def test_damage_is_found_before_a_file_is_trusted(server: Server, cache: Path, t
     assert cached(cache) == []
     (cache / "tiny_lightSRx2.pth").write_bytes(body)
     with pytest.raises(BadCheckpoint, match="is damaged"):
-        checkpoints.load(spec)
+        checkpoints.load_network(spec)
     assert checkpoints.known_hash(spec) is None
 
 
@@ -126,7 +126,7 @@ def test_a_damaged_note_is_no_reason_to_trust_again(server: Server, cache: Path,
     checkpoints.fetch(spec)
     (cache / "tiny_lightSRx2.pth.json").write_text(note)
     with pytest.raises(BadCheckpoint, match="its note is damaged") as error:
-        checkpoints.load(spec)
+        checkpoints.load_network(spec)
     assert "mambair models rm tiny-x2" in error.value.hint
     checkpoints.forget(spec)
     assert checkpoints.fetch(spec).read_bytes() == BODY

@@ -108,7 +108,7 @@ def known(name: str) -> str | None:
     return None
 
 
-def load(
+def load_dataset(
     name: str,
     damage: Damage,
     *,
@@ -172,7 +172,7 @@ def scan(folder: Path, damage: Damage) -> list[Item]:
     ]
 
 
-def read(path: Path, grey: bool) -> NDArray[np.uint8]:
+def read_8bit(path: Path, grey: bool) -> NDArray[np.uint8]:
     """A picture as `uint8` (H, W, 3), or (H, W) if `grey`: luma of BT.601 studio swing, rounded, as in the papers.
 
     Grey pictures become colour ones with equal channels. Raises BadImage for what cannot be read, has more depth or

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambair_cli.bench.datasets import read
+from mambair_cli.bench.datasets import read_8bit
 from mambair_cli.bench.plots import psnr_by_image, speed_and_quality
 from mambair_cli.bench.records import Measured, Result, Score
 from mambair_cli.bench.run import prepare
@@ -89,7 +89,7 @@ def _pictures(result: Result, label: str, image: Measured, folder: Path) -> str:
     """A slider over the picture and one over its errors."""
     item = next(item for item in result.dataset.items if item.name == image.name)
     pair = prepare(item, result.damage, result.spec.protocol)
-    after = read(folder / f"{image.name}.png", grey=pair.truth.ndim == 2)
+    after = read_8bit(folder / f"{image.name}.png", grey=pair.truth.ndim == 2)
     before = np.rint(np.clip(pair.before, 0, 255)).astype(np.uint8)
     before, after, truth = (_colour(picture) for picture in (before, after, pair.truth))
     title = f"{label}: {image.name}, {signed(image.gain)} dB"

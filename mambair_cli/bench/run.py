@@ -21,7 +21,7 @@ from PIL import Image
 from mambair_cli import __version__, degradations, metrics
 from mambair_cli.atomic import atomic_write
 from mambair_cli.bench.damage import Damage
-from mambair_cli.bench.datasets import Dataset, Item, read
+from mambair_cli.bench.datasets import Dataset, Item, read_8bit
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.perceptual import Perceptual
 from mambair_cli.bench.plan import damage_for
@@ -39,7 +39,7 @@ TIMES_ONLY = ("platform", "processor", "python", "threads")  # of the environmen
 
 
 @dataclass(frozen=True)
-class Pair:
+class Prepared:
     """A picture ready to be restored: truth uint8, lq float32 on [0, 1], before (doing nothing) on 0-255."""
 
     truth: NDArray[np.uint8]
@@ -159,7 +159,7 @@ class _Run:
             while pending:
                 yield pending.popleft().result()
 
-    def finish(self, item: Item, pair: Pair, restored: NDArray[np.float32], seconds: float) -> Measured:
+    def finish(self, item: Item, pair: Prepared, restored: NDArray[np.float32], seconds: float) -> Measured:
         """Score a picture, keep it, and note it down."""
         rounding, place = self.restorer.spec.protocol.rounding, self.place(item)
         shown = restored * 255.0 if rounding == "none" else metrics.to_uint8(restored)
@@ -200,15 +200,15 @@ class _Run:
         )
 
 
-def prepare(item: Item, damage: Damage, protocol: Protocol) -> Pair:
+def prepare(item: Item, damage: Damage, protocol: Protocol) -> Prepared:
     """Read a picture and its degraded half, or make it. Raises BadImage where that cannot be."""
     if item.problem:
         raise BadImage(item.problem)
     grey, scale = protocol.channel == "gray", damage.scale
-    truth = degradations.modcrop(read(item.truth, grey), scale)
+    truth = degradations.modcrop(read_8bit(item.truth, grey), scale)
     if 0 in truth.shape:
         raise BadImage(f"{item.truth.name} is smaller than {scale}x{scale}.")
-    made = (read(item.degraded, grey), truth) if item.degraded else damage.apply(truth, item.name)
+    made = (read_8bit(item.degraded, grey), truth) if item.degraded else damage.apply(truth, item.name)
     degraded: NDArray[Any] = made[0]
     truth = made[1]
     height, width = (scale * n for n in degraded.shape[:2])
@@ -218,9 +218,9 @@ def prepare(item: Item, damage: Damage, protocol: Protocol) -> Pair:
             f"{width}x{height}"
         )
     if degraded.dtype == np.float32:
-        return Pair(truth, degraded, degraded * 255.0)
+        return Prepared(truth, degraded, degraded * 255.0)
     before = degradations.bicubic(degraded, (height, width)) if scale > 1 else degraded
-    return Pair(truth, degraded.astype(np.float32) / 255.0, before)
+    return Prepared(truth, degraded.astype(np.float32) / 255.0, before)
 
 
 def restored(restorer: Restorer, lq: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -232,7 +232,7 @@ def bench(
         reports.check_folder(save)
     models, file = _named(model or [], weights)
     wanted = plan.Criteria(task, scale, _noise(sigma), quality, degradation)
-    find = partial(datasets.load, root=data_root, offline=offline)
+    find = partial(datasets.load_dataset, root=data_root, offline=offline)
     select = datasets.Selection(limit, seed if shuffle else None)
     runs = [
         (spec, damage, find(name, damage, select=select))

@@ -164,6 +164,14 @@ FilesFrom = Annotated[
     str | None,
     typer.Option(metavar="FILE|-", help="Inputs from a list, separated by newlines or NULs.", rich_help_panel=BATCH),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="With -o FOLDER: keep the tree of listed inputs below this folder. Default: the folder they share.",
+        rich_help_panel=BATCH,
+    ),
+]
 Force = Annotated[
     bool, typer.Option("-f", "--force", help="Redo what is there; by default it is skipped.", rich_help_panel=BATCH)
 ]
@@ -202,6 +210,7 @@ class RestoreOptions:
     seed: Seed = 0
     recursive: Recursive = False
     files_from: FilesFrom = None
+    base: Base = None
     force: Force = False
     dry_run: DryRun = False
     fail_fast: FailFast = False

@@ -141,7 +141,7 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tu
     nominal = request.nominal()
     tag = request.fit.tag if request.fit else request.about.tag.format(scale=nominal.scale)
     naming = files.Naming(tag, options.output, form, options.name, options.compare)
-    sources = files.find(inputs, options.recursive, listed)
+    sources = files.find(inputs, options.recursive, listed, options.base)
     jobs = files.plan(sources, naming, options.force)
     notes = [request.level_note(nominal)]
     if left_out := len(sources) - len(jobs):

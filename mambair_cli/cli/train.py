@@ -15,7 +15,7 @@ from mambair_cli.errors import UsageError
 def _complete_recipe(incomplete: str) -> list[tuple[str, str]]:
     from mambair_cli.train import recipe
 
-    return [(name, recipe.load(name).summary) for name in recipe.names() if name.startswith(incomplete)]
+    return [(name, recipe.load_recipe(name).summary) for name in recipe.names() if name.startswith(incomplete)]
 
 
 RecipeName = Annotated[
@@ -109,10 +109,10 @@ def train(
         return
     if recipe is None:
         for name in recipes.names():
-            typer.echo(f"{name:<17}{recipes.load(name).summary}")
+            typer.echo(f"{name:<17}{recipes.load_recipe(name).summary}")
         return
     console.set_up(quiet)
-    wanted = recipes.load(recipe)
+    wanted = recipes.load_recipe(recipe)
     if not (data or lq or hq):
         raise UsageError(
             "There are no pictures to train on.", "Name a folder with --data, or pairs with --lq and --hq."

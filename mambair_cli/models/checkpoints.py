@@ -20,7 +20,7 @@ from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageError
 from mambair_cli.models.download import download, only_process, sha256_of
 from mambair_cli.models.spec import ModelSpec, Source
-from mambair_cli.models.tensors import check_sums, note, read
+from mambair_cli.models.tensors import check_sums, note, read_tensors
 from mambair_cli.models.zoo import by_hand, zoo
 from mambair_cli.tasks import TASKS
 
@@ -124,7 +124,7 @@ def identify(file: Path) -> list[ModelSpec]:
     Raises BadCheckpoint where it is none of them.
     """
     published = [spec for spec in zoo().values() if not spec.source.bundled]
-    state = read(file)
+    state = read_tensors(file)
     digest = sha256_of(file)
     if certain := [spec for spec in published if spec.source.sha256 == digest]:
         return certain
@@ -154,7 +154,7 @@ def named(model: str | Path | None, weights: str | Path | None) -> tuple[str | N
     return None, Path(model)
 
 
-def load(
+def load_network(
     spec: ModelSpec, weights: Path | None = None, *, offline: bool = False, quiet: bool = False
 ) -> tuple[nn.Module, str]:
     """The network in evaluation mode, float32, on the CPU, and the SHA-256 of the file it came from.
@@ -166,9 +166,9 @@ def load(
 
     if weights is None:
         file, digest, checked = _obtain(spec, offline=offline)
-        state = checked or read(file, spec.source.key)
+        state = checked or read_tensors(file, spec.source.key)
     else:
-        file, state = weights, read(weights, spec.source.key)
+        file, state = weights, read_tensors(weights, spec.source.key)
         digest = sha256_of(weights)
     network = archs.build(spec.arch, **spec.kwargs)
     _fill(network, state, spec, file)
@@ -183,7 +183,7 @@ def spec_for_file(weights: Path) -> ModelSpec:
     """
     from mambair_cli import archs
 
-    state = read(weights)
+    state = read_tensors(weights)
     arch, kwargs = archs.infer(state)
     architecture = archs.find(arch)
     channels, scale = architecture.channels_of(kwargs), architecture.scale_of(kwargs)
@@ -282,7 +282,7 @@ def _trust(spec: ModelSpec, file: Path, shown: Path) -> str:
 
 def _check(file: Path, spec: ModelSpec, shown: str) -> dict[str, Tensor]:
     """The file's tensors. Raises BadCheckpoint where it is damaged, or not of the model's architecture and size."""
-    state = read(file, spec.source.key)
+    state = read_tensors(file, spec.source.key)
     check_sums(file, shown)
     arch, size = _kind(state)
     if (arch, size) != (spec.arch, spec.params):

@@ -23,7 +23,7 @@ MOST_TENSORS = 20_000  # published networks have up to 3,000
 MOST_RECORDS = 100_000  # in a PyTorch file, which may hold the state of an optimizer as well
 
 
-def read(file: Path, key: str | None = None) -> dict[str, Tensor]:
+def read_tensors(file: Path, key: str | None = None) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, as stored; safetensors or a pickle, of which only tensors are accepted.
 
     `key` is the container inside the file to prefer; others are found by themselves, and a leading `module.` goes.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,9 +14,9 @@ from mambair_cli.errors import BadImage
 from mambair_cli.images import color, decode
 from mambair_cli.images.decode import Frame
 from mambair_cli.restoring.fit import visible_colours
+from mambair_cli.restoring.running import TilesDone
 
 Array = np.ndarray[Any, Any]
-Progress = Callable[[int, int], None]  # tiles done, tiles in all
 FLOAT_MARGIN = 0.01  # by which float arrays may leave [0, 1]: resampling overshoots
 
 
@@ -26,12 +26,12 @@ class Network(Protocol):
     @property
     def scale(self) -> int: ...
     def restore_bands(
-        self, lq: Tensor, progress: Progress | None = None, used: Any = None
+        self, lq: Tensor, progress: TilesDone | None = None, used: Any = None
     ) -> Iterator[tuple[int, Tensor]]: ...
 
 
 def restore_frame(
-    frame: Frame, space: color.Space | None, network: Network, progress: Progress | None = None, used: Any = None
+    frame: Frame, space: color.Space | None, network: Network, progress: TilesDone | None = None, used: Any = None
 ) -> Frame:
     """A frame through the network: in sRGB and back, transparency apart, at the depth it came in.
 

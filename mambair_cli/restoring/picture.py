@@ -28,13 +28,13 @@ from mambair_cli.models.spec import ModelSpec
 from mambair_cli.restoring.fit import resize_frame, visible_colours
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Plan, Request
+from mambair_cli.restoring.running import TilesDone
 
 if TYPE_CHECKING:
     from mambair_cli.restoring.restorer import Restorer, Used
 
 Source = bytes | str | Path | Picture | Image.Image | np.ndarray[Any, Any]
 Load = Callable[[ModelSpec], "Restorer"]
-Progress = Callable[[int, int], None]  # tiles done, tiles in all
 Say = Callable[[str], None]
 
 
@@ -84,7 +84,7 @@ def restore(
     *,
     form: Format | None = None,
     max_pixels: int = MAX_PIXELS,
-    progress: Progress | None = None,
+    progress: TilesDone | None = None,
     say: Say | None = None,
 ) -> Result:
     """A picture, restored.
@@ -137,7 +137,7 @@ def opened(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def _restored(
-    picture: Picture, request: Request, restorer: Restorer, progress: Progress | None
+    picture: Picture, request: Request, restorer: Restorer, progress: TilesDone | None
 ) -> tuple[Picture, Record]:
     """Every frame through the network, at the size asked for."""
     from mambair_cli.restoring import frames

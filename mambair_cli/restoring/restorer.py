@@ -22,8 +22,7 @@ from mambair_cli import archs, scan
 from mambair_cli.errors import BadImage, MambairError, UsageError
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.restoring import ensemble, frames, tiling
-from mambair_cli.restoring.frames import Progress
-from mambair_cli.restoring.running import DEFAULT, PRECISIONS, Running
+from mambair_cli.restoring.running import DEFAULT, PRECISIONS, Running, TilesDone
 from mambair_cli.restoring.tiling import Span, TileSize
 
 log = logging.getLogger("mambair")
@@ -76,7 +75,7 @@ class Restorers:
         """The model, ready to run. Raises Unavailable where its weights cannot be had."""
         if spec not in self._loaded:
             pick_device(self.running.device)  # what is wrong with it is said before anything is fetched
-            network, sha256 = checkpoints.load(spec, self.weights, offline=self.offline)
+            network, sha256 = checkpoints.load_network(spec, self.weights, offline=self.offline)
             self._loaded[spec] = Restorer(spec, network, self.running, sha256=sha256)
         return self._loaded[spec]
 
@@ -159,7 +158,7 @@ class Restorer:
             return frames.array_of_frame(frames.restore_frame(frames.frame_of_array(image), None, self), image)
         raise UsageError(f"Cannot restore a {type(image).__name__}.", "Pass a PIL.Image or a numpy array.")
 
-    def restore(self, lq: Tensor, progress: Progress | None = None) -> Tensor:
+    def restore(self, lq: Tensor, progress: TilesDone | None = None) -> Tensor:
         """(C, H, W) float32 in [0, 1] -> (C, H * scale, W * scale), clamped to [0, 1], both on the CPU."""
         check_tensor(lq)
         channels, height, width = lq.shape
@@ -169,7 +168,7 @@ class Restorer:
         return result
 
     def restore_bands(
-        self, lq: Tensor, progress: Progress | None = None, used: Used | None = None
+        self, lq: Tensor, progress: TilesDone | None = None, used: Used | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """As `restore`, in pieces (y, (C, h, W * scale)) from top to bottom, for results larger than memory.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mambair_cli.errors import UsageError
 
 GRAIN = 16  # tile sides are multiples of it: a window of attention, twice the 8 of the U-nets
+TilesDone = Callable[[int, int], None]  # who is told of tiles done, of tiles in all
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 

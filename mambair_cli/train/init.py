@@ -21,12 +21,12 @@ class TakenOver:
     left: tuple[str, ...]
 
 
-def read(model: str) -> dict[str, Tensor]:
+def read_weights(model: str) -> dict[str, Tensor]:
     """The tensors of a model of the zoo (fetched if need be) or of a file."""
     if Path(model).is_file():
-        return checkpoints.read(Path(model))
+        return checkpoints.read_tensors(Path(model))
     spec = zoo.find(model)
-    return checkpoints.read(checkpoints.fetch(spec), spec.source.key)
+    return checkpoints.read_tensors(checkpoints.fetch(spec), spec.source.key)
 
 
 def take_over(network: nn.Module, tensors: Mapping[str, Tensor]) -> TakenOver:

@@ -27,17 +27,17 @@ from mambair_cli.train.state import State
 
 log = logging.getLogger("mambair")
 
-Pair = tuple[Tensor, Bytes]
-Report = Callable[[State, float, float], None]  # after every step: the run, its progress in [0, 1], the loss
+ValidationPair = tuple[Tensor, Bytes]
+AfterStep = Callable[[State, float, float], None]  # after every step: the run, its progress in [0, 1], the loss
 
 
 def run(
     state: State,
     recipe: Recipe,
     batches: Callable[[int], Iterator[tuple[Tensor, ...]]],
-    pairs: Sequence[Pair],
+    pairs: Sequence[ValidationPair],
     save: Callable[[State], None],
-    report: Report,
+    report: AfterStep,
     *,
     device: torch.device,
     bf16: bool = False,
@@ -142,7 +142,7 @@ def schedule(training: Training, progress: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def validate(network: nn.Module, recipe: Recipe, pairs: Sequence[Pair], device: torch.device) -> float:
+def validate(network: nn.Module, recipe: Recipe, pairs: Sequence[ValidationPair], device: torch.device) -> float:
     """Mean PSNR in dB of the results, computed in float32 and rounded to 8 bits; NaN where one is not finite."""
     training = network.training
     network.eval()
@@ -156,7 +156,7 @@ def validate(network: nn.Module, recipe: Recipe, pairs: Sequence[Pair], device: 
     return float(np.mean(scores))
 
 
-def baseline(recipe: Recipe, pairs: Sequence[Pair]) -> float:
+def baseline(recipe: Recipe, pairs: Sequence[ValidationPair]) -> float:
     """Mean PSNR in dB of doing nothing: bicubic enlargement, or the degraded picture itself."""
     scores = []
     for lq, hq in pairs:

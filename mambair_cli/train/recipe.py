@@ -162,7 +162,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def load(name: str) -> Recipe:
+def load_recipe(name: str) -> Recipe:
     """A recipe of the package by name, or a TOML file. Raises UsageError on anything that makes no sense."""
     path = FOLDER / f"{name}.toml" if name in names() else Path(name)
     try:

@@ -14,12 +14,12 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 
 from mambair_cli.atomic import atomic_write
 from mambair_cli.console import Voice
-from mambair_cli.train.loop import Report
+from mambair_cli.train.loop import AfterStep
 from mambair_cli.train.state import State
 
 
 @contextmanager
-def display(voice: Voice, name: str) -> Iterator[Report]:
+def display(voice: Voice, name: str) -> Iterator[AfterStep]:
     """A live line on a terminal: iteration, speed, loss, PSNR, time left; elsewhere a line per validation."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     recent: deque[tuple[float, float]] = deque(maxlen=100)  # time and loss of the last steps

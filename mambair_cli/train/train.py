@@ -18,7 +18,7 @@ from mambair_cli.errors import UsageError
 from mambair_cli.restoring.restorer import Restorer, pick_device
 from mambair_cli.train import curve, data, init, loop, pictures
 from mambair_cli.train.export import export
-from mambair_cli.train.loop import Report
+from mambair_cli.train.loop import AfterStep
 from mambair_cli.train.pictures import Files, Folders
 from mambair_cli.train.processes import Processes, connected
 from mambair_cli.train.recipe import Recipe
@@ -48,7 +48,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Place:
     """Where a run takes place."""
 
     device: torch.device
@@ -73,22 +73,22 @@ def train(recipe: Recipe, options: Options) -> Path:
         raise UsageError(f"{options.minutes:g} minutes are no time to train.", "Give --minutes a number above 0.")
     with connected(options.device) as (processes, name):
         device, quiet = pick_device(name), options.quiet or not processes.first
-        return _train(recipe, options, Setting(device, use_bf16(options.precision, device), processes, Voice(quiet)))
+        return _train(recipe, options, Place(device, use_bf16(options.precision, device), processes, Voice(quiet)))
 
 
-def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
-    device, say = setting.device, setting.voice.say
+def _train(recipe: Recipe, options: Options, place: Place) -> Path:
+    device, say = place.device, place.voice.say
     checkpoint, model = options.out / "checkpoint.pt", options.out / f"{recipe.name}.safetensors"
     found = pictures.find(options.folders, recipe.scale, recipe.validation.originals)
     parts = recipe.parts()
     pairs = data.validation_pairs(parts[-1], found.validation)
     nothing = loop.baseline(recipe, pairs)
-    state = begin(recipe, options, setting, found.sha256)
-    setting.processes.share(state.network)
+    state = begin(recipe, options, place, found.sha256)
+    place.processes.share(state.network)
     count = len(found.training) + len(found.pairs)
     say(
         f"{recipe.name}: {count} pictures to train on and {len(pairs)} to measure on, of which doing "
-        f"nothing gets {nothing:.2f} dB; {device}, {'bf16' if setting.bf16 else 'fp32'}",
+        f"nothing gets {nothing:.2f} dB; {device}, {'bf16' if place.bf16 else 'fp32'}",
         None,
     )
     taught_by = next((teacher(part.teacher, part, device) for part in parts if part.teacher), None)
@@ -102,12 +102,12 @@ def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
 
     shares = [part.training.share * (number >= state.first) for number, part in enumerate(parts)]
     shares = [share / sum(shares) for share in shares]
-    with display(setting.voice, recipe.name) as report:
+    with display(place.voice, recipe.name) as report:
         for number in range(state.stage, len(parts)):
             part = parts[number]
             if number > state.stage:
                 state.advance(part)
-            batches = prepare(part, found, taught_by, options.out, setting)
+            batches = prepare(part, found, taught_by, options.out, place)
             loop.run(
                 state,
                 part,
@@ -116,13 +116,13 @@ def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
                 save,
                 overall(report, sum(shares[:number]), shares[number]),
                 device=device,
-                bf16=setting.bf16,
+                bf16=place.bf16,
                 minutes=options.minutes and options.minutes * shares[number],
-                processes=setting.processes,
+                processes=place.processes,
             )
-    if not setting.processes.first:
+    if not place.processes.first:
         return model
-    told = facts(state, options, setting, found, nothing, taught_by)
+    told = facts(state, options, place, found, nothing, taught_by)
     card = export(model, state.average.module, recipe, lambda net: loop.validate(net, recipe, pairs, device), told)
     say(f"{card['psnr']:.2f} dB, {card['bytes']:,} bytes, {card['dtype']}", None)
     if card["psnr"] < nothing:
@@ -132,16 +132,16 @@ def _train(recipe: Recipe, options: Options, setting: Setting) -> Path:
 
 
 def facts(
-    state: State, options: Options, setting: Setting, found: Files, nothing: float, taught_by: Restorer | None
+    state: State, options: Options, place: Place, found: Files, nothing: float, taught_by: Restorer | None
 ) -> dict[str, Any]:
     """What the card says of the run, beside the recipe."""
     return {
         "baseline": round(nothing, 3),
         "iterations": state.iteration,
         "seconds": round(state.seconds),
-        "device": setting.device.type,
-        "processes": setting.processes.size,
-        "precision": "bf16" if setting.bf16 else "fp32",
+        "device": place.device.type,
+        "processes": place.processes.size,
+        "precision": "bf16" if place.bf16 else "fp32",
         "init": state.init,
         "teacher": taught_by and {name: getattr(taught_by.spec, name) for name in ("name", "licence", "training")},
         "data": {
@@ -154,7 +154,7 @@ def facts(
     }
 
 
-def begin(recipe: Recipe, options: Options, setting: Setting, pictures_hash: str) -> State:
+def begin(recipe: Recipe, options: Options, place: Place, pictures_hash: str) -> State:
     """The state before the next step: of the checkpoint, or fresh, with what fits of another model's weights."""
     parts = recipe.parts()
     if not 1 <= options.stage <= len(parts):
@@ -163,7 +163,7 @@ def begin(recipe: Recipe, options: Options, setting: Setting, pictures_hash: str
     torch.manual_seed(part.training.seed)
     arch, kwargs = recipe.arguments()
     try:
-        network = archs.build(arch, **kwargs).to(setting.device)
+        network = archs.build(arch, **kwargs).to(place.device)
     except ValueError as error:
         raise UsageError(
             f"Recipe {recipe.name}, network: {error}.", UPSAMPLERS if recipe.scale > 1 else ""
@@ -172,23 +172,23 @@ def begin(recipe: Recipe, options: Options, setting: Setting, pictures_hash: str
         return State.load(options.out / "checkpoint.pt", network, recipe, pictures_hash)
     facts: dict[str, Any] = {}
     if options.init:
-        taken = init.take_over(network, init.read(options.init))
+        taken = init.take_over(network, init.read_weights(options.init))
         left = f"; these are new: {', '.join(taken.left)}" if taken.left else ""
-        setting.voice.say(f"{options.init}: {taken.tensors} tensors taken over{left}", None)
+        place.voice.say(f"{options.init}: {taken.tensors} tensors taken over{left}", None)
         facts = {"model": Path(options.init).name, "new": list(taken.left)}
     state = State.fresh(network, part, facts)
     state.first = state.stage = options.stage - 1
     return state
 
 
-def overall(report: Report, done: float, share: float) -> Report:
+def overall(report: AfterStep, done: float, share: float) -> AfterStep:
     """The report of a stage as one of the whole run."""
     return lambda state, progress, loss: report(state, min(1.0, done + share * progress), loss)
 
 
-def prepare(part: Recipe, found: Files, taught_by: Restorer | None, out: Path, setting: Setting) -> data.Batches:
+def prepare(part: Recipe, found: Files, taught_by: Restorer | None, out: Path, place: Place) -> data.Batches:
     """Decode, downscale and teach, whatever the stage needs, once for all its iterations."""
-    voice, rank = setting.voice, setting.processes.rank
+    voice, rank = place.voice, place.processes.rank
     with voice.status("decoding"):
         clean = pictures.decode(found.training, data.smallest_side(part))
         own = pictures.decode_pairs(found.pairs, part.data.patch, part.scale)

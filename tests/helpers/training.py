@@ -25,7 +25,7 @@ def crops(folder: Path) -> Path:
 
 def brief(name: str = "brief", **changes: Any) -> Recipe:
     """The smoke recipe, over after 8 iterations; the other arguments replace values of its tables."""
-    smoke = recipe.load("smoke")
+    smoke = recipe.load_recipe("smoke")
     values = {"iterations": 8, "every": 4, **changes}
 
     def changed(table: Any) -> Any:
