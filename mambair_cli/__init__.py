@@ -1,4 +1,4 @@
-"""Restore images with state-space models: MambaIR, MambaIRv2, VmambaIR, MambaCSR."""
+"""Restore images with the published state-space models."""
 
 from __future__ import annotations
 

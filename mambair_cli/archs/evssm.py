@@ -17,7 +17,6 @@ from mambair_cli.archs.layers import (
     LayerNorm,
     Linear,
     SelectiveScan,
-    conv,
     depthwise,
     dwconv,
     full_precision,
@@ -27,6 +26,7 @@ from mambair_cli.archs.layers import (
     to_map,
     to_tokens,
 )
+from mambair_cli.scan import fused
 from mambair_cli.scan import orders as paths
 
 D_STATE = 8
@@ -83,8 +83,12 @@ class SpectralFFN(nn.Module):
         self.fft = nn.Parameter(torch.ones(width, 1, 1, WINDOW, WINDOW // 2 + 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = conv(pointwise(x, self.project_in), self.dwconv).chunk(2, dim=-1)
-        return self.weigh(pointwise(F.gelu(a) * b, self.project_out))
+        a, b = linear_halves(x, self.project_in.weight[:, :, 0, 0])
+        of_a, of_b = self.dwconv.weight.chunk(2)
+        none = of_a.new_zeros(len(of_a))  # the convolution has no bias
+        b = fused.depthwise(b, of_b, none)
+        y = fused.convolve_gated(a, of_a, none, b, activation="gelu")
+        return self.weigh(pointwise(y, self.project_out))
 
     def weigh(self, x: Tensor) -> Tensor:
         """(B, H, W, C), sides above 4 -> the same. In float32: FFTs know no other small type."""
