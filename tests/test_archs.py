@@ -293,7 +293,11 @@ def test_illegal_sizes_are_refused(name: str, size: tuple[int, int]) -> None:
         Golden.open(name).network()(torch.zeros(1, 3, *size))
 
 
-@pytest.mark.parametrize("name", ["mambair_classic_x3", "mambairv2_light_x4", "mambacsr_wo"])
+ANY_SIZE = ("mambair_classic_x3", "mambairv2_light_x4", "mambacsr_wo")
+ANY_SIZE += ("dvmsr_x4", "pfvm_x4", "mair_light_s_x2", "eamamba_sr_light_x4")
+
+
+@pytest.mark.parametrize("name", ANY_SIZE)
 @pytest.mark.parametrize("size", [(1, 1), (3, 18)])
 def test_any_other_size_works(name: str, size: tuple[int, int]) -> None:
     golden = Golden.open(name)

@@ -67,6 +67,7 @@ def _in_pieces(x: Tensor, weights: Sequence[Tensor], bias: Tensor) -> Tensor:
         part = torch.addcmul(bias, x[:, start:stop], weights[0], out=y[:, start:stop])
         for back, values in enumerate(weights[1:], 1):
             first = max(start, back)
-            part[:, first - start :].addcmul_(x[:, first - back : stop - back], values)
+            if first < stop:
+                part[:, first - start :].addcmul_(x[:, first - back : stop - back], values)
         F.silu(part, inplace=True)
     return y
