@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from helpers.scans import BackendTests, assert_equal_to_float64, gradients, prob
 from torch import Tensor
 
 from mambair_cli import scan
-from mambair_cli.scan import gpu
+from mambair_cli.scan import gpu, routing
 from mambair_cli.scan import orders as paths
 
 ON_GPU = torch.cuda.is_available()
@@ -96,6 +97,14 @@ def test_a_table_written_to_is_inverted_anew() -> None:
         p["orders"].copy_(p["orders"].roll(2, -1))
 
 
+@pytest.mark.parametrize("tokens", [64, 128, 5, 1])
+def test_categories_are_those_of_the_twin(tokens: int) -> None:
+    logits, key = torch.randn(37, tokens, generator=torch.Generator().manual_seed(8)), 2**62 + 5
+    noisy = logits + routing.gumbel(37, tokens, key, 3)
+    category = importlib.import_module("mambair_cli.scan.gpu_route").draw(logits.to(DEVICE), key, 3)
+    assert torch.equal(category.cpu().long(), noisy.argmax(-1))
+
+
 def test_softplus_to_the_last_bits() -> None:
     """Trained time steps go down to softplus(-7): log(1 + exp(x)) taken literally would lose five digits there."""
     x = torch.linspace(-40, 40, 64)
@@ -140,4 +149,5 @@ def test_the_kernels_compile_and_keep_time_in_registers(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     shuffles = json.loads(run.stdout)
     assert shuffles.pop("gradients") > 0  # its sums over channels
+    assert shuffles.pop("categories") > 0  # the highest of a row
     assert shuffles == {"chunk_ends": 0, "chain": 0, "outputs": 0, "collect": 0}

@@ -54,17 +54,26 @@ def window_attention(qkv: Tensor, table: Tensor, index: Tensor, window: int, shi
     return y.roll((shift, shift), (1, 2)) if shift else y
 
 
+def padded(heads: Tensor) -> Tensor:
+    """Heads (..., width) with zeros up to a multiple of 8, without which CUDA has no fused attention. The logits are
+    the same, the values get columns of zeros."""
+    return F.pad(heads, (0, -heads.shape[-1] % 8))
+
+
 def _plain(qkv: Tensor, bias: Tensor, side: int, shifted: bool) -> Tensor:
     """bias (heads, side^2, side^2)."""
     batch, height, width, _ = qkv.shape
     windows = qkv.view(batch, height // side, side, width // side, side, 3, bias.shape[0], -1)
-    q, k, v = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(-3, -2)  # (B, rows, columns, heads, side^2, C/heads)
+    qkv = windows.permute(5, 0, 1, 3, 6, 2, 4, 7).flatten(-3, -2)  # (3, B, rows, columns, heads, side^2, C/heads)
+    head = qkv.shape[-1]  # the width of one
+    q, k, v = padded(qkv) if qkv.is_cuda else qkv
 
     def attend(rows: slice, columns: slice, bias: Tensor) -> Tensor:
         shape = q[:, rows, columns].shape
         part = [t[:, rows, columns].flatten(0, 2) for t in (q, k, v)]
         # Only with a mask of four dimensions does torch's CPU take the kernel that never holds the logits.
-        return F.scaled_dot_product_attention(part[0], part[1], part[2], bias[None]).view(shape)
+        y = F.scaled_dot_product_attention(part[0], part[1], part[2], bias[None], scale=head**-0.5)
+        return y.view(shape)
 
     if shifted:
         inner, last = slice(None, -1), slice(-1, None)
@@ -76,5 +85,5 @@ def _plain(qkv: Tensor, bias: Tensor, side: int, shifted: bool) -> Tensor:
         y = torch.cat(bands, dim=1)
     else:
         y = attend(slice(None), slice(None), bias)
-    y = y.unflatten(4, (side, side)).permute(0, 1, 4, 2, 5, 3, 6)
+    y = y[..., :head].unflatten(4, (side, side)).permute(0, 1, 4, 2, 5, 3, 6)
     return y.reshape(batch, height, width, -1)

@@ -275,10 +275,10 @@ void attention(Array qkv, Array table, int window, int shift, float far, Array y
   });
   const Attention a{int(y.shape(1)), int(y.shape(2)), window, shift, heads, width, (const float*)qkv.data(), bias.data(),
                     log2e / std::sqrt(float(width)), far * log2e, (float*)y.data()};
-  // Windows one after the other under the same head: its bias stays in the cache.
+  // All heads of a window one after the other: they share the lines of the cache that its pixels lie in.
   parallel::run(batch * heads * rows * columns, threads, [&](int task) {
-    const int column = task % columns, row = task / columns % rows, rest = task / columns / rows;
-    kernel.attention(a, rest / heads, row, column, rest % heads);
+    const int head = task % heads, window_at = task / heads;
+    kernel.attention(a, window_at / columns / rows, window_at / columns % rows, window_at % columns, head);
   });
 }
 

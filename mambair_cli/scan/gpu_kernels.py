@@ -25,6 +25,8 @@ import os
 import triton
 import triton.language as tl
 
+from mambair_cli.scan.gpu_math import softplus, softplus_slope
+
 LOG2E = tl.constexpr(1.4426950408889634)
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # Triton's own switch: kernels run on CPU tensors, slowly
@@ -49,22 +51,6 @@ def _compose_adjoints(decay, leaving, entered, later, next_decay, next_leaving, 
         next_later * leaving + next_entered,
         next_later * decay,
     )
-
-
-@triton.jit
-def _log1p(x):
-    """log(1 + x) for 0 <= x <= 1 to a unit in the last place or two: 2 artanh(x / (2 + x)), s <= 1/3."""
-    s = x / (2 + x)
-    q = s * s
-    series = 1 / 13 + q * (1 / 15)
-    series = 1 / 9 + q * (1 / 11 + q * series)
-    series = 1 / 3 + q * (1 / 5 + q * (1 / 7 + q * series))
-    return 2 * s + 2 * s * q * series
-
-
-@triton.jit
-def _softplus(x):
-    return tl.maximum(x, 0.0) + _log1p(tl.exp(-tl.abs(x)))
 
 
 @triton.jit
@@ -105,7 +91,7 @@ def _raw_steps(delta, bk, p, weight, bias, k, L, D, position, visited, d, R: tl.
 def _dt(raw, t, T, SOFTPLUS: tl.constexpr):
     """The time step; 0 beyond the path, where the state then stays as it is."""
     if SOFTPLUS:
-        raw = _softplus(raw)
+        raw = softplus(raw)
     return tl.where((t < T)[:, None], raw, 0.0)
 
 
@@ -262,15 +248,9 @@ def _state_gradients(a, own, dy, c, entering, later, i, CHUNK: tl.constexpr):
     """
     _, h = tl.associative_scan((a, own + tl.where((i == 0)[:, None], a * entering[None, :], 0.0)), 0, _compose)
     g = dy * c + tl.where((i == CHUNK - 1)[:, None], later[None, :], 0.0)
-    one = tl.full(g.shape, 1.0, tl.float32)
-    _, _, g, _ = tl.associative_scan((a, a * g, g, one), 0, _compose_adjoints, reverse=True)
-    return h, g
-
-
-@triton.jit
-def _softplus_slope(x):
-    small = tl.exp(-tl.abs(x))
-    return tl.where(x > 0, 1.0, small) / (1 + small)
+    one = tl.full(g.shape, 1.0, tl.float32)  # turned round by hand: `reverse=True` would shuffle half as often again
+    _, _, g, _ = tl.associative_scan((tl.flip(a, 0), tl.flip(a * g, 0), tl.flip(g, 0), one), 0, _compose_adjoints)
+    return h, tl.flip(g, 0)
 
 
 @triton.jit
@@ -359,7 +339,7 @@ def gradients(
     tl.store(g_u + steps, g_x, mask=inside)
     g_raw = over_a + x * over_b
     if SOFTPLUS:
-        g_raw *= _softplus_slope(raw)
+        g_raw *= softplus_slope(raw)
     g_raw = tl.where(inside, g_raw, 0.0)
     if g_delta is None:
         _rank_gradients(g_raw, p, weight, row + N * D, column, k, t, T, D, visited, d, R)

@@ -6,10 +6,12 @@ same integers on every device, whatever else has been drawn.
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 from torch import Tensor
 
-from mambair_cli.scan import cpu, fused
+from mambair_cli.scan import cpu, fused, gpu
 
 _WORD = 2**32 - 1
 
@@ -53,6 +55,9 @@ def draw(logits: Tensor, key: int, layer: int) -> Tensor:
         rows = logits.reshape(-1, tokens).contiguous()
         cpu._cpu.route(rows, key, layer, category.view(-1), torch.get_num_threads())
         return category
+    if logits.is_cuda and not gpu.missing():
+        kernel = importlib.import_module("mambair_cli.scan.gpu_route")
+        return kernel.draw(logits.float().reshape(-1, tokens).contiguous(), key, layer).view(logits.shape[:-1])
     noise = gumbel(logits.numel() // tokens, tokens, key, layer, logits.device)
     return (logits + noise.view_as(logits)).argmax(-1).int()
 
