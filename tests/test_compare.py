@@ -20,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from mambair_cli import compare
-from mambair_cli.compare import CROPS, aligned, detailed, read, sheet
+from mambair_cli.compare import CROPS, aligned, detailed, read_flat, sheet
 from mambair_cli.errors import BadImage
 from mambair_cli.metrics import psnr
 
@@ -53,7 +53,7 @@ def test_page_holds_both_pictures_and_loads_nothing(
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import|fetch\(', text)
     assert "<b>.png" not in text.split("</title>")[1]  # names are escaped
     after, before = embedded(page)
-    large = read(pair[1])
+    large = read_flat(pair[1])
     assert before.shape == after.shape == large.shape
     assert psnr(after, large, channel="rgb") > 35
 
@@ -63,7 +63,7 @@ def test_page_in_a_browser(pair: tuple[Path, Path], tmp_path: Path, browser: Bro
     mambair("compare", *pair, "-o", page, capture=capsysbinary)
     browser.screen(1000, 900)
     browser.open(page)
-    width = read(pair[1]).shape[1]
+    width = read_flat(pair[1]).shape[1]
     sizes = browser.script("[...document.images].map(i => i.complete ? i.naturalWidth : 0)")
     assert sizes == [width, width]
 
@@ -152,7 +152,7 @@ def test_names_need_not_be_readable(pair: tuple[Path, Path], tmp_path: Path, cap
 
 def test_transparency_is_shown_on_white_and_cropped_results_fit(tmp_path: Path) -> None:
     Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "clear.png")
-    assert (read(tmp_path / "clear.png") == 255).all()
+    assert (read_flat(tmp_path / "clear.png") == 255).all()
     truth, small = np.zeros((101, 67, 3), np.uint8), np.zeros((25, 16, 3), np.uint8)
     before, after = aligned(small, truth)[0]
     assert before.shape == after.shape == truth.shape
