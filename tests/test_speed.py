@@ -32,6 +32,8 @@ def test_counts_are_those_of_the_network() -> None:
     assert row.floor == (row.macs + row.scan_macs) / 1e9
     assert row.ratio == row.best / row.floor
     assert row.best <= row.seconds
+    assert row.work_ratio is not None
+    assert row.work_ratio > 0
     assert 0 < row.scan_share < 1
     assert row.peak_memory > 1e6
 

@@ -91,7 +91,7 @@ def measure_scans(device: torch.device | str = "cpu", threads: int | None = None
 def _network_table(rows: Sequence[NetworkSpeed]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
-    headings = ["input", "s/image", "MP/s in", "out", "us/px", "MB", "scan", "floor s", "time/floor"]
+    headings = ["input", "s/image", "MP/s in", "out", "us/px", "MB", "scan", "floor s", "time/floor", "work/floor"]
     if any(row.backward_ratio for row in rows):
         headings.append("bwd/fwd")
     for heading in headings:
@@ -100,7 +100,12 @@ def _network_table(rows: Sequence[NetworkSpeed]) -> Table:
         pixels = r.size[0] * r.size[1]
         cells = [r.model, f"{r.size[1]}x{r.size[0]}", f"{r.seconds:.3f}", f"{r.input_mp_per_s:.3f}"]
         cells += [f"{r.output_mp_per_s:.3f}", f"{r.seconds / pixels * 1e6:.1f}", f"{r.peak_memory / 1e6:.0f}"]
-        cells += [f"{r.scan_share:.0%}", f"{r.floor:.3f}", f"[bold]{r.ratio:.2f}"]
+        cells += [
+            f"{r.scan_share:.0%}",
+            f"{r.floor:.3f}",
+            f"[bold]{r.ratio:.2f}[/]",
+            f"{r.work_ratio:.2f}" if r.work_ratio else "",
+        ]
         cells += [f"{r.backward_ratio:.2f}"] if r.backward_ratio else []
         table.add_row(*cells)
     return table

@@ -25,8 +25,9 @@ from mambair_cli.speed.machine import Rates, median_seconds, peak_memory, second
 class NetworkSpeed:
     """One network on one size. Rates in megapixels of input and output; memory in bytes, at its peak.
 
-    `seconds` is the median of several runs, `best` the shortest; the ratio is `best / floor`, both of them times that
-    other work on the machine adds least to.
+    `seconds` is the median of several runs, `best` the shortest; the ratio is `best / floor`, both of them times
+    that other work on the machine adds least to. `work_ratio` takes the seconds that the processor worked, shared
+    among the threads: other work hardly adds to them, but they do not see threads that wait; None on a GPU.
 
     `backward`: seconds of the gradients of all weights, and `backward_ratio` that to the forward which kept what they
     need; both None unless asked for.
@@ -45,6 +46,7 @@ class NetworkSpeed:
     scan_macs: int
     floor: float
     ratio: float
+    work_ratio: float | None
     backward: float | None = None
     backward_ratio: float | None = None
 
@@ -63,6 +65,11 @@ def measure_network(
     with torch.inference_mode():
         with peak_memory(device) as peak:
             times = seconds_of(lambda: network(x), device)
+        work_seconds = []
+        for _ in range(3):
+            begin = time.process_time()
+            network(x)
+            work_seconds.append(time.process_time() - begin)
         begin = time.perf_counter()
         with metered() as meter:
             y = network(x)
@@ -70,6 +77,7 @@ def measure_network(
         metered_seconds = time.perf_counter() - begin
     floor = (macs + meter.multiply_adds) / rates.peak
     seconds, best = statistics.median(times), min(times)
+    work = min(work_seconds) / torch.get_num_threads()
     pixels_in, pixels_out = size[0] * size[1], y.shape[-2] * y.shape[-1]
     there, back = _training_seconds(network, x) if backward else (None, None)
     return NetworkSpeed(
@@ -86,6 +94,7 @@ def measure_network(
         scan_macs=meter.multiply_adds,
         floor=floor,
         ratio=best / floor,
+        work_ratio=work / floor if device.type == "cpu" else None,
         backward=back,
         backward_ratio=back / there if back and there else None,
     )
