@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mambair_cli import degradations
-from mambair_cli.metrics import psnr
+from mambair_cli.metrics import gradient_kept, psnr
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.models.spec import ModelSpec
 
@@ -51,7 +51,7 @@ def test_every_job_has_a_bundled_model() -> None:
 
 def test_together_they_are_small() -> None:
     folder = checkpoints.BUNDLED
-    assert sum(file.stat().st_size for file in folder.iterdir()) < 16e6
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 24e6
 
 
 @pytest.mark.parametrize("spec", BUNDLED, ids=lambda spec: spec.name)
@@ -86,8 +86,11 @@ def test_the_command_beats_doing_nothing(
     assert done.status == 0, done.err
     score = partial(psnr, truth=hq, channel="rgb", crop=4)
     nothing = degradations.bicubic(lq, hq.shape[:2])
-    gain = score(np.array(Image.open(tmp_path / "hq.png"))) - score(nothing)
-    assert gain > 0.5
+    result = np.array(Image.open(tmp_path / "hq.png"))
+    gain = score(result) - score(nothing)
+    if "sharp" in spec.aliases:  # trained for looks: closer to the truth all the same, and sharper
+        assert gradient_kept(result, hq, crop=4) > 1.1 * gradient_kept(nothing, hq, crop=4)
+    assert gain > (0.1 if "sharp" in spec.aliases else 0.5)
 
 
 @pytest.mark.parametrize(
