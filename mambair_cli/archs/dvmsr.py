@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,7 +45,8 @@ class Mixer(nn.Module):
         dt_weight, dt_bias = self.dt_proj["weight"][None], self.dt_proj["bias"][None]
         order = paths.raster(u.shape[1], u.device)
         y = run_scan(u, self.x_proj(u)[:, :, None], dt_weight, dt_bias, self.A_log, self.D, order)
-        return self.out_proj(y.view_as(z) * F.silu(z))
+        gate, y = F.silu(z), y.view_as(z)
+        return self.out_proj(gate * y if torch.is_grad_enabled() else gate.mul_(y))
 
 
 class Block(nn.Module):

@@ -49,7 +49,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if takes(x, taps) and not missing():
         y = _kernel()(x.contiguous().transpose(1, 2), weight[:, 0], bias, activation="silu")
         return y.transpose(1, 2)
-    weights = weight[:, 0].to(x.dtype).unbind(1)[::-1]  # by how many steps they look back
+    weights = weight[:, 0].t().to(x.dtype).contiguous().unbind(0)[::-1]  # by how many steps they look back
     if fused.inference(x, weight, bias):
         return _in_pieces(x, weights, bias)
     padded = F.pad(x, (0, 0, taps - 1, 0))
