@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -347,3 +348,30 @@ def test_baseline_of_pairs_is_the_input_enlarged(own: Path) -> None:
     lq, hq = pairs[0]
     enlarged = degradations.bicubic((lq[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8), hq.shape[:2])
     assert loop.baseline(brief(), pairs) == pytest.approx(loop.score(enlarged, hq, brief()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_stop_of_all_processes_is_saved(photos: Path, tmp_path: Path) -> None:
+    """As `timeout`, a batch system or a shutdown sends it: to the workers as well."""
+    (tmp_path / "long.toml").write_text(toml(brief(iterations=10**6, every=10)))
+    command = (sys.executable, "-m", "mambair_cli", "train", tmp_path / "long.toml", "--data", photos)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        running = subprocess.Popen(
+            [*command, "--out", tmp_path / "run", "--device", "cpu", "--workers", "2"],
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    end = time.monotonic() + 200
+    while not (tmp_path / "run/checkpoint.pt").exists() and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+    os.killpg(running.pid, signal.SIGTERM)
+    running.wait(60)
+    told = log.read_text()
+    assert "Traceback" not in told
+    assert "--resume continues" in told
+    content = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    assert f"at iteration {content['iteration']}" in told

@@ -7,6 +7,7 @@ uninterrupted one sees, with any number of workers.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -96,12 +97,24 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         """The batches from number `start` on, without end; prepared by `workers` processes if the system can fork."""
         if not workers or "fork" not in multiprocessing.get_all_start_methods():
             return map(self.__getitem__, count(start))
-        order = cast(Iterable[int], count(start))
-        return iter(
-            DataLoader(
-                self, None, sampler=order, num_workers=workers, multiprocessing_context="fork", prefetch_factor=4
-            )
+        loader = DataLoader(
+            self,
+            None,
+            sampler=cast(Iterable[int], count(start)),
+            num_workers=workers,
+            multiprocessing_context="fork",
+            prefetch_factor=4,
+            worker_init_fn=outlive_the_stop,
         )
+        return iter(loader)
+
+
+def outlive_the_stop(worker: int) -> None:
+    """A SIGTERM to all processes of a run is for the main one: it ends the step at hand, saves, and ends the workers.
+
+    Workers that died at once would break the step, and the checkpoint that is being written.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def aligned(pictures: Sequence[Bytes], scales: Sequence[int], side: int, rng: np.random.Generator) -> list[Bytes]:
