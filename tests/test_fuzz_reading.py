@@ -26,6 +26,7 @@ from mambair_cli.errors import MambairError, Unavailable
 from mambair_cli.models import answers, checkpoints, zoo
 from mambair_cli.models import download as module
 from mambair_cli.models.download import download
+from mambair_cli.models.manifest import read_manifest
 
 SEARCH = os.environ.get("HYPOTHESIS_MAX_EXAMPLES")
 bounded = settings(
@@ -92,7 +93,7 @@ def test_any_list_of_models(
     file.write_text("\n".join(f"{key} = {toml(value)}" for key, value in manifest.items()), "utf-8", "surrogatepass")
     monkeypatch.setenv("MAMBAIR_ZOO", str(file))
     monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
-    zoo._read.cache_clear()
+    read_manifest.cache_clear()
     try:
         models = zoo.zoo()
     except MambairError:
