@@ -36,6 +36,7 @@ class Job:
     format: Format
     comparison: Path | None = None  # a page that shows both
     error: str | None = None  # why there is nothing to read; then nothing is written either
+    name: str = ""  # below the folder that was named, whatever that is called here: by which work is divided
 
     @property
     def input(self) -> str:
@@ -232,9 +233,10 @@ Place = Callable[[Source], tuple[Path | None, Format]]
 
 
 def _job(source: Source, place: Place) -> Job:
+    name = source.relative.as_posix()
     if source.error:
-        return Job(source.path, None, FORMATS["PNG"], error=source.error)
-    return Job(source.path, *place(source))
+        return Job(source.path, None, FORMATS["PNG"], error=source.error, name=name)
+    return Job(source.path, *place(source), name=name)
 
 
 def _earlier_results(jobs: Sequence[Job], naming: Naming, force: bool) -> Callable[[Source], bool]:

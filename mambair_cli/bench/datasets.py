@@ -29,6 +29,7 @@ from mambair_cli.images.formats import READABLE_SUFFIXES
 from mambair_cli.models import checkpoints
 from mambair_cli.models.download import download, sha256_of
 from mambair_cli.pairing import paired
+from mambair_cli.shards import WHOLE, Shard
 
 log = logging.getLogger("mambair")
 
@@ -82,16 +83,17 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which pictures of a set: the first `limit`, after shuffling by `seed` if it is given."""
+    """Which pictures of a set: the first `limit`, after shuffling by `seed` if it is given; of those one part."""
 
     limit: int | None = None
     seed: int | None = None
+    shard: Shard = WHOLE
 
     def __call__(self, items: Iterable[Item]) -> tuple[Item, ...]:
         chosen = list(items)
         if self.seed is not None:
             random.Random(self.seed).shuffle(chosen)
-        return tuple(chosen[: self.limit])
+        return tuple(item for item in chosen[: self.limit] if self.shard.holds(item.name))
 
 
 @cache

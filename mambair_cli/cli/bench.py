@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -27,6 +28,7 @@ from mambair_cli.cli.options import (
     Precision,
     Quiet,
     Seed,
+    Shard,
     Weights,
     complete_model,
 )
@@ -187,6 +189,7 @@ def bench(
     save: Save = None,
     force: Force = False,
     fresh: Fresh = False,
+    shard: Shard = None,
     json: Json = False,
     quiet: Quiet = False,
     speed: Speed = False,
@@ -219,6 +222,7 @@ def bench(
     if not dataset:
         raise UsageError("Which test set?", "For example --dataset Set5; `mambair speed` times models.")
 
+    from mambair_cli import shards
     from mambair_cli.bench import datasets, plan
     from mambair_cli.bench import report as reports
     from mambair_cli.restoring.restorer import Restorers
@@ -233,7 +237,8 @@ def bench(
     models, file = _named(model or [], weights)
     wanted = plan.Criteria(task, scale, _noise(sigma), quality, degradation)
     find = partial(datasets.load_dataset, root=data_root, offline=offline)
-    select = datasets.Selection(limit, seed if shuffle else None)
+    part = shards.parse(shard, os.environ) if shard else shards.WHOLE
+    select = datasets.Selection(limit, seed if shuffle else None, part)
     runs = [
         (spec, damage, find(name, damage, select=select))
         for spec in plan.choose(wanted, models, file, dataset)

@@ -185,6 +185,15 @@ MaxPixels = Annotated[
     int,
     typer.Option(metavar="N", min=1, help="Refuse larger inputs: they may be bombs.", rich_help_panel=BATCH),
 ]
+Shard = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N|auto",
+        help="Only the I-th of N parts, by the names of the pictures: one part a machine. "
+        "auto: as SLURM, Kubernetes, torchrun, MPI, ... say; auto/N where they do not say N.",
+        rich_help_panel=BATCH,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -214,6 +223,7 @@ class RestoreOptions:
     force: Force = False
     dry_run: DryRun = False
     fail_fast: FailFast = False
+    shard: Shard = None
     max_pixels: MaxPixels = MAX_PIXELS
     json: Json = False
     quiet: Quiet = False

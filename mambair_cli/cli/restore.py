@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -124,7 +125,7 @@ def _restore(request: Request, options: RestoreOptions) -> None:
 def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tuple[Request, list[Job], list[str]]:
     """All that can be wrong before a network is loaded, and what the user should know. Raises UsageError or
     Unavailable."""
-    from mambair_cli import files
+    from mambair_cli import files, shards
     from mambair_cli.images import formats
 
     inputs, listed = list(options.inputs or ()), []
@@ -148,6 +149,10 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tu
         notes.append(f"{left_out} left out, as results of an earlier run")
     if sources.others:
         notes.append(files.left_alone(sources.others))
+    if options.shard:
+        whole, shard = len(jobs), shards.parse(options.shard, os.environ)
+        jobs = [job for job in jobs if shard.holds(job.name)]
+        notes.append(f"part {shard.index} of {shard.count}: {len(jobs)} of {whole} pictures")
     return request, jobs, [note for note in notes if note]
 
 
