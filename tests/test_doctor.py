@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from mambair_cli import __version__, scan
+from mambair_cli.cli import bundle
 from mambair_cli.cli.doctor import SECRETS, VARIABLES, doctor
 from mambair_cli.errors import UsageError
 from mambair_cli.models import checkpoints, zoo
@@ -119,6 +120,70 @@ def test_passwords_in_proxies_stay_secret(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HTTPS_PROXY", "http://user:hunter2@proxy")
     assert report()["environment"]["HTTPS_PROXY"] == "(set)"
     assert "hunter2" not in text()
+
+
+class TestBundle:
+    """A file for reports of bugs: complete, and nothing private in it."""
+
+    @pytest.mark.filterwarnings("ignore:no scan kernel runs")
+    def test_the_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        cache = tmp_path / "bob/cache"
+        cache.mkdir(parents=True)
+        (cache / "wedding-of-ann.pth").write_bytes(bytes(1_500_000))
+        (cache / "mambairv2_lightSR_x2.pth").write_bytes(bytes(7))
+        monkeypatch.setenv("MAMBAIR_CACHE", str(cache))
+        monkeypatch.setenv("MAMBAIR_MODEL", "/home/bob/ann.pth")
+        monkeypatch.setenv("HTTPS_PROXY", "http://user:hunter2@proxy")
+        monkeypatch.setattr(
+            cpu, "missing", "does not load (/home/bob/x y/mambair_cli/scan/_cpu.so: undefined symbol)"
+        )
+        monkeypatch.setattr("getpass.getuser", lambda: "bob")
+        monkeypatch.setattr("platform.node", lambda: "bobs-laptop.example.org")
+        monkeypatch.chdir(tmp_path)
+        assert CliRunner().invoke(app, ["--bundle"]).stdout == "mambair-report.txt\n"
+        told = (tmp_path / "mambair-report.txt").read_text()
+        for private in ("bob", "ann", "hunter2", str(tmp_path), "laptop", "/home"):
+            assert private not in told, private
+        assert "MAMBAIR_MODEL  (set)" in told
+        assert "_cpu.so: undefined symbol" in told, "the reason stays"
+        assert "mambairv2_lightSR_x2.pth  7 B" in told
+        assert "(others: 1)" in told
+        assert f"torch {torch.__version__}" in told
+        assert "cpu: differs by 0.0e+00" in told, "plain PyTorch against itself"
+
+    def test_nothing_is_replaced_unasked(self, tmp_path: Path) -> None:
+        output = tmp_path / "report.txt"
+        output.write_text("mine")
+        refused = CliRunner().invoke(app, ["--bundle", "-o", str(output)])
+        assert isinstance(refused.exception, UsageError)
+        assert output.read_text() == "mine"
+        assert CliRunner().invoke(app, ["--bundle", "-o", str(output), "--force"]).exit_code == 0
+        assert "cpu: differs by" in output.read_text()
+        assert isinstance(CliRunner().invoke(app, ["--bundle", "--json"]).exception, UsageError)
+
+    def test_a_kernel_that_fails_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object, backend: str = "") -> torch.Tensor:
+            if backend == "torch":
+                return torch.ones(1)
+            raise RuntimeError("no kernel image is available")
+
+        monkeypatch.setattr("mambair_cli.scan.ordered_scan", broken)
+        told = bundle.text(report(), "")
+        assert "cpu: RuntimeError: no kernel image is available" in told
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("/usr/lib/x.so", "…/x.so"),
+            (r"C:\Users\ann\x.dll failed", "…/x.dll failed"),
+            (r"\\server\share\x.dll", "…/x.dll"),
+            ("cannot read '/srv/pictures/a.png'", "cannot read '…/a.png'"),
+            ("https://user:word@example.org/x", "(address)"),
+            ("1/2 of 3/4, and/or", "1/2 of 3/4, and/or"),
+        ],
+    )
+    def test_paths(self, text: str, shown: str) -> None:
+        assert bundle.without_private(text) == shown
 
 
 def test_help_begins_with_examples() -> None:

@@ -7,13 +7,18 @@ import os
 import platform
 from collections.abc import Callable
 from functools import partial
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any
+
+import typer
 
 from mambair_cli import __version__
+from mambair_cli.atomic import atomic_write
+from mambair_cli.cli import bundle as bundles
 from mambair_cli.cli.options import Json
-from mambair_cli.errors import MambairError
-from mambair_cli.models import checkpoints
+from mambair_cli.errors import MambairError, UsageError
+from mambair_cli.models import checkpoints, zoo
 
 # What changes the behaviour of the program or of the libraries under it.
 VARIABLES = (
@@ -23,7 +28,16 @@ VARIABLES = (
 SECRETS = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")  # may hold a password: only that they are set
 
 
-def doctor(json: Json = False) -> None:
+Bundle = Annotated[
+    bool, typer.Option("--bundle", help="Write a text file for a report of a bug, without private paths and names.")
+]
+Output = Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The file that --bundle writes.")]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Replace that file if it is there.")]
+
+
+def doctor(
+    json: Json = False, bundle: Bundle = False, output: Output = Path("mambair-report.txt"), force: Force = False
+) -> None:
     """Say what this machine has, what will be used, and why the rest will not.
 
     [bold]Examples[/]
@@ -31,12 +45,25 @@ def doctor(json: Json = False) -> None:
     \b
     mambair doctor                              for reading
     mambair doctor --json | jq .scan.chosen     for programs
+    mambair doctor --bundle                     mambair-report.txt, to be sent with a report of a bug
 
-    Worth adding to a report of something that went wrong.
+    --bundle also checks the scan against plain PyTorch. It cuts paths down to their last part and leaves out the
+    names of the user and the machine, addresses, and files that are no published model.
     """
+    if json and bundle:
+        raise UsageError("--json and --bundle are two reports.", "Ask for one of them.")
+    if bundle and output.exists() and not force:
+        raise UsageError(f"{output} is there already.", "Give another name with -o, or --force to replace it.")
     report = survey()
     if json:
         print(jsonlib.dumps(report, ensure_ascii=False))
+    elif bundle:
+        published = {spec.source.filename for spec in zoo.zoo().values()}
+        shown = StringIO()
+        _show(bundles.public(report, published | {f"{name}.json" for name in published}), shown)
+        with atomic_write(output) as file:
+            file.write(bundles.text(report, shown.getvalue()).encode())
+        typer.echo(os.fsencode(output))  # bytes, as names need not be UTF-8
     else:
         _show(report)
 
@@ -133,12 +160,13 @@ def _cache() -> dict[str, Any]:
     return {"path": str(folder), "files": files, "bytes": sum(file["bytes"] for file in files)}
 
 
-def _show(report: dict[str, Any]) -> None:
+def _show(report: dict[str, Any], file: IO[str] | None = None) -> None:
+    """For reading, on stdout or in a file."""
     from rich.console import Console
     from rich.markup import escape
 
     # Never wrapped: paths and reasons are there to be copied.
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, file=file)
 
     def section(title: str, rows: list[tuple[str, str]]) -> None:
         console.print(f"[bold]{title}[/]")

@@ -22,8 +22,8 @@ except ImportError as error:
 BACKWARD_TASKS = 4  # pieces at least that the backward is cut into, whatever the number of threads
 
 INSTALL_HINT = (
-    "with a C++17 compiler at hand, `pip install --force-reinstall --no-deps --no-binary mambair mambair` builds the "
-    "native kernel"
+    "with a C++17 compiler at hand, installing mambair again builds the native kernel: "
+    "`pip install --force-reinstall --no-deps --no-cache-dir` with what it was installed from"
 )
 
 
