@@ -38,9 +38,15 @@ class DiskFullError(MambairError):
     """No room for a result; whatever comes next will not fit either."""
 
 
+class AlreadyThere(MambairError):
+    """Something else has written the file meanwhile, and it is not to be replaced."""
+
+
 @contextmanager
-def atomic_write(target: Path) -> Iterator[IO[bytes]]:
+def atomic_write(target: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
     """A binary file that becomes `target`, flushed to the disk, once the block ends without an error.
+
+    `exclusive`: only if nothing of that name is there by then; else raises AlreadyThere.
 
     Nothing is left behind otherwise; what killed runs left in the folder is removed when it is first written to. The
     permissions are those of any new file. Raises MambairError where the folder or the file cannot be written,
@@ -57,9 +63,9 @@ def atomic_write(target: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
             if _CAN_RENAME_OPEN:
-                _finish(temporary, target)
+                _finish(temporary, target, exclusive)
         if not _CAN_RENAME_OPEN:
-            _finish(temporary, target)
+            _finish(temporary, target, exclusive)
     except OSError as error:
         kind = DiskFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else MambairError
         raise kind(f"cannot write {target}: {error.strerror or error}") from error
@@ -109,11 +115,11 @@ def _is_still(path: str, number: int) -> bool:
         return False
 
 
-def _finish(temporary: str, target: Path) -> None:
+def _finish(temporary: str, target: Path, exclusive: bool) -> None:
     with _lock:
         if _closed:
             raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
-        os.replace(temporary, target)
+        (_place if exclusive else os.replace)(temporary, target)
     if os.name == "posix":  # the new name, too, has to survive a power cut
         try:
             folder = os.open(target.parent, os.O_RDONLY)
@@ -123,6 +129,17 @@ def _finish(temporary: str, target: Path) -> None:
                 os.close(folder)
         except OSError as error:  # a folder that may be written but not read: the file is there all the same
             _log.debug("%s is written, its folder cannot be flushed: %s", target, error.strerror)
+
+
+def _place(temporary: str, target: Path) -> None:
+    """Give the file its name if that is free. Raises AlreadyThere."""
+    try:
+        os.link(temporary, target)  # unlike renaming, this never replaces
+    except OSError:
+        if os.path.exists(target):
+            raise AlreadyThere(f"{target} is there already") from None
+        # A link to nowhere; or a file system without links (FAT), where two at one moment are not told apart.
+        os.replace(temporary, target)
 
 
 def abandon() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mambair_cli import atomic
-from mambair_cli.atomic import DiskFullError, atomic_write
+from mambair_cli.atomic import AlreadyThere, DiskFullError, atomic_write
 from mambair_cli.errors import MambairError
 
 
@@ -177,3 +177,24 @@ def test_writers_and_sweepers_never_lose_a_file(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert names(tmp_path) == sorted(f"{number}.png" for number in range(200))
+
+
+def test_an_exclusive_file_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "result.png"
+    for without_links in (False, True):
+        if without_links:
+            monkeypatch.setattr(os, "link", refuse)
+        with atomic_write(target, exclusive=True) as stream:
+            stream.write(b"first")
+        with pytest.raises(AlreadyThere), atomic_write(target, exclusive=True) as stream:
+            stream.write(b"second")
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
+        target.unlink()
+    target.symlink_to(tmp_path / "nowhere")
+    with atomic_write(target, exclusive=True) as stream:
+        stream.write(b"third")
+    assert target.read_bytes() == b"third"
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")

@@ -21,13 +21,13 @@ from mambair_cli.files import Job, Naming
 from mambair_cli.images.decode import Frame, Picture, read_picture
 from mambair_cli.images.formats import FORMATS
 from mambair_cli.models import zoo
-from mambair_cli.restoring import batch
-from mambair_cli.restoring.batch import Settings
+from mambair_cli.restoring import batch, steps
 from mambair_cli.restoring.fit import Fit
 from mambair_cli.restoring.picture import restore
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Request
 from mambair_cli.restoring.running import Running
+from mambair_cli.restoring.steps import Settings
 
 Bands = Iterator[tuple[int, torch.Tensor]]
 
@@ -149,7 +149,7 @@ def test_reading_and_writing_happen_while_the_network_works(tmp_path: Path, monk
     jobs = jobs_of(tmp_path, 5)
     read = {job.source: threading.Event() for job in jobs}
     wrote = [threading.Event() for _ in jobs]
-    real = read_picture, batch._write
+    real = read_picture, steps.write
 
     def reading(source: Path, limit: int) -> Picture:
         read[source].set()
@@ -172,13 +172,13 @@ def test_reading_and_writing_happen_while_the_network_works(tmp_path: Path, monk
             self.index += 1
             yield from super().restore_bands(lq, progress, used)
 
-    monkeypatch.setattr(batch, "read_picture", reading)
-    monkeypatch.setattr(batch, "_write", writing)
+    monkeypatch.setattr(steps, "read_picture", reading)
+    monkeypatch.setattr(steps, "write", writing)
     assert [record.status for record in restore_all(jobs, Waiting()).records] == ["done"] * 5
 
 
 def test_large_results_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs, write, lock = jobs_of(tmp_path, 8), batch._write, threading.Lock()
+    jobs, write, lock = jobs_of(tmp_path, 8), steps.write, threading.Lock()
     restored, written, most = 0, 0, 0
 
     def counted(*args: object) -> object:
@@ -197,7 +197,7 @@ def test_large_results_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.Monkey
                 restored += 1
                 most = max(most, restored - written)
 
-    monkeypatch.setattr(batch, "_write", counted)
+    monkeypatch.setattr(steps, "write", counted)
     monkeypatch.setattr(batch, "WAITING_PIXELS", 122 * 94)  # one result
     restore_all(jobs, Counting())
     assert most <= 2  # the one just restored, and one being written
@@ -233,7 +233,7 @@ def test_a_full_disk_ends_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch.encode, "write", full)
+    monkeypatch.setattr(steps.encode, "write", full)
     jobs = jobs_of(tmp_path, 20)
     records = restore_all(jobs, Repeater()).records
     assert [record.input for record in records] == [job.input for job in jobs]

@@ -19,6 +19,7 @@ from mambair_cli.files import Job, Naming
 from mambair_cli.images import color
 from mambair_cli.images.decode import read_picture
 from mambair_cli.restoring import batch as restoring
+from mambair_cli.restoring import steps
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Request
 
@@ -57,7 +58,7 @@ def batch(restorer: Restorer, paths: list[Path], out: Path) -> tuple[float, floa
     jobs = files.plan(files.find([str(path) for path in paths]), Naming("x4", f"{out}/"))
     began, computed = time.perf_counter(), time.thread_time()
     request = Request("upscale", spec=restorer.spec)
-    restoring.run(jobs, request, lambda _: restorer, restoring.Settings(force=True), Silent())
+    restoring.run(jobs, request, lambda _: restorer, steps.Settings(force=True), Silent())
     return time.perf_counter() - began, time.thread_time() - computed
 
 

@@ -19,9 +19,9 @@ from mambair_cli.task import Level, Task, Value
 
 if TYPE_CHECKING:
     from mambair_cli.files import Job
-    from mambair_cli.restoring.batch import Settings
     from mambair_cli.restoring.record import Record
     from mambair_cli.restoring.request import Request
+    from mambair_cli.restoring.steps import Settings
 
 SIZE = "Target size"
 
@@ -169,7 +169,7 @@ def _check_streams(inputs: list[str], options: RestoreOptions) -> None:
 
 def _settings(options: RestoreOptions) -> Settings:
     from mambair_cli.images.encode import Encoding
-    from mambair_cli.restoring.batch import Settings
+    from mambair_cli.restoring.steps import Settings
 
     return Settings(
         encoding=Encoding(options.png_level, options.output_quality, options.strip_metadata),
