@@ -156,10 +156,10 @@ def scan(folder: Path, damage: Damage) -> list[Item]:
     clean pictures, or no degraded ones that would have to be read.
     """
     clean = [pattern.format(s=damage.scale) for pattern in CLEAN]
-    truths = _first(folder, clean)
+    truths = pictures_in(folder, clean)
     if not truths:
         raise Unavailable(f"No pictures in {folder}.", f"Looked for {_listing(clean)}.")
-    inputs = _first(folder, damage.patterns)
+    inputs = pictures_in(folder, damage.patterns)
     if not inputs:
         if not damage.can_be_made:
             raise Unavailable(
@@ -287,7 +287,7 @@ def _below(root: Path, name: str) -> Path | None:
     return next((path for path in sorted(root.iterdir()) if path.is_dir() and known(path.name) == name), None)
 
 
-def _first(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def pictures_in(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """The pictures of the first pattern that has any, in natural order."""
     for pattern in patterns:
         found = [p for p in folder.glob(pattern) if p.suffix.lower() in READABLE_SUFFIXES and p.is_file()]

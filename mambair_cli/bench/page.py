@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mambair_cli.bench.datasets import read_8bit
 from mambair_cli.bench.plots import psnr_by_image, speed_and_quality
 from mambair_cli.bench.records import Measured, Result, Score
-from mambair_cli.bench.run import prepare
+from mambair_cli.bench.scoring import prepare
 from mambair_cli.compare import page, slider
 
 ERROR_GAIN = 4  # errors are shown this many times brighter
@@ -64,10 +64,7 @@ def _summary(results: Sequence[Result]) -> str:
 def _section(result: Result) -> str:
     name = escape(f"{result.model} on {result.dataset.name}, {result.damage}")
     parts = [f"<section><h2>{name}</h2>", _facts(result.protocol), psnr_by_image(result.images)]
-    if result.pictures:
-        parts += [
-            _pictures(result, label, image, result.pictures) for label, image in representative(result.measured)
-        ]
+    parts += [_pictures(result, label, image) for label, image in representative(result.measured) if image.picture]
     parts += ["<h3>All pictures</h3>", _images(result)]
     parts += ["<h3>Environment</h3>", _facts(result.environment), "</section>"]
     return "\n".join(parts)
@@ -85,11 +82,11 @@ def _images(result: Result) -> str:
     return failed + _table(heads, rows, sortable=True)
 
 
-def _pictures(result: Result, label: str, image: Measured, folder: Path) -> str:
+def _pictures(result: Result, label: str, image: Measured) -> str:
     """A slider over the picture and one over its errors."""
     item = next(item for item in result.dataset.items if item.name == image.name)
-    pair = prepare(item, result.damage, result.spec.protocol)
-    after = read_8bit(folder / f"{image.name}.png", grey=pair.truth.ndim == 2)
+    pair = prepare(item, result.damage, result.rules)
+    after = read_8bit(Path(image.picture), grey=pair.truth.ndim == 2)
     before = np.rint(np.clip(pair.before, 0, 255)).astype(np.uint8)
     before, after, truth = (_colour(picture) for picture in (before, after, pair.truth))
     title = f"{label}: {image.name}, {signed(image.gain)} dB"

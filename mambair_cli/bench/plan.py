@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mambair_cli.bench.damage import Damage
 from mambair_cli.bench.datasets import known, registry
-from mambair_cli.errors import UsageError
+from mambair_cli.errors import Unavailable, UsageError
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.models.spec import ModelSpec
 from mambair_cli.task import Degradation, Level, Value
@@ -54,6 +54,18 @@ def choose(wanted: Criteria, models: Sequence[str], weights: Path | None, datase
             if level is not None and option not in TASKS[spec.task].options:
                 raise UsageError(f"--{option} is not for {spec.name}, a model for {spec.task}.")
     return specs
+
+
+def judge(wanted: Criteria, datasets: Sequence[str]) -> ModelSpec:
+    """The model by whose protocol pictures of other programs are scored: the bundled one, else the first published.
+
+    Raises UsageError where the options leave the task open.
+    """
+    try:
+        return choose(wanted, [], None, datasets)[0]
+    except Unavailable:
+        task = wanted.task or _implied(wanted) or _task_of(datasets)
+        return next(s for s in zoo.zoo().values() if s.task == task and wanted.scale in (None, s.scale))
 
 
 def damage_for(spec: ModelSpec, wanted: Criteria = Criteria()) -> Damage:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mambair_cli.bench.damage import Damage
 from mambair_cli.bench.datasets import Dataset
-from mambair_cli.models.spec import ModelSpec
+from mambair_cli.task import Protocol
 
 
 @dataclass(frozen=True)
@@ -63,20 +63,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class Result:
-    """One model on one set. `pictures` holds the restored ones as NAME.png, where they were kept."""
+    """One model, or another program, on one set."""
 
     dataset: Dataset
-    spec: ModelSpec
+    name: str  # of the model, or of the folder of the pictures
+    rules: Protocol
     damage: Damage
     images: tuple[Measured, ...]
     environment: Mapping[str, Any]
     published: Score | None = None
-    pictures: Path | None = None
 
     @property
     def model(self) -> str:
         """As papers write it: a plus for self-ensemble."""
-        return self.spec.name + ("+" if self.environment["ensemble"] else "")
+        return self.name + ("+" if self.environment["ensemble"] else "")
 
     @property
     def measured(self) -> list[Measured]:
@@ -127,7 +127,7 @@ class Result:
     @property
     def protocol(self) -> dict[str, Any]:
         """Everything a stranger needs to measure the same: printed with every table, stored in every report."""
-        own = self.spec.protocol
+        own = self.rules
         rounding = {
             "uint8": "restored picture rounded to 8 bits",
             "luma": "restored picture, then its Y, rounded to 8 bits",
@@ -150,8 +150,21 @@ class Result:
             "files": self._files,
             "tile": self.environment["tile"],
             "ensemble": self.environment["ensemble"],
-            "published": own.note if self.spec.published else None,
+            "published": own.note if self.published else None,
         }
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The protocol in words: how it is measured, on what, and what was published."""
+        p = self.protocol
+        channel = {"y": "Y of BT.601 studio swing", "rgb": "RGB", "gray": "grey"}[p["channel"]]
+        tile = {None: "", "off": "Whole pictures.", "paper": "Tiled as published."}
+        how = [f"{channel}, {p['crop']} pixels cropped, {p['rounding']}; SSIM: {p['ssim']}"]
+        how += [f"; {text}" for text in (p["perceptual"], p["niqe"] and f"NIQE: {p['niqe']}") if text]
+        ran = [tile.get(p["tile"], f"Tiles: {p['tile']}."), "Self-ensemble." if p["ensemble"] else ""]
+        more = {"Input": p["input"], "Files:": p["files"], "Published figures:": p["published"]}
+        told = ["".join(how) + ".", *ran, *(f"{what} {text}." for what, text in more.items() if text)]
+        return tuple(filter(None, told))
 
 
 def _is_sound(image: Measured) -> bool:

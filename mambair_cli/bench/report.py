@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mambair_cli.atomic import atomic_write
+from mambair_cli.bench.latex import latex
 from mambair_cli.bench.page import cells, extra_cells, extra_heads, extra_means, html, signed, timing
 from mambair_cli.bench.records import Result, Score
 from mambair_cli.errors import MambairError, UsageError, printable
@@ -32,6 +33,7 @@ STARTS = {  # how a report of ours begins, of whichever version
     ".md": r"# mambair bench\n",
     ".csv": r"dataset,degradation,model,image,",
     ".json": r'\{"schema": 1, "dataset": ',
+    ".tex": r"% mambair bench\n",
 }
 HEADS = ("set", "input", "model", "PSNR", "SSIM", "published", "do nothing", "s/image", "images")
 CLOSE = 0.05  # dB that rounding, other hardware and random routing may cost against a published score
@@ -74,7 +76,8 @@ def _ours(target: Path) -> bool:
 
 def write(results: Sequence[Result], target: Path) -> None:
     """A report of the kind that the suffix of `target` names."""
-    text = {".html": html, ".md": markdown, ".csv": table_csv, ".json": documents}[target.suffix.lower()](results)
+    kinds = {".html": html, ".md": markdown, ".csv": table_csv, ".json": documents, ".tex": latex}
+    text = kinds[target.suffix.lower()](results)
     with atomic_write(target) as stream:
         stream.write(text.encode())
 
@@ -188,25 +191,11 @@ def show(results: Sequence[Result], console: Console) -> None:
             cells = {result.dataset.name: _cell(result) for result in rows}
             table.add_row(model, *(cells.get(name, Text("")) for name in sets))
         console.print(table)
-        for protocol in dict.fromkeys(describe(result) for result in group):
+        for protocol in dict.fromkeys(" ".join(result.sentences) for result in group):
             console.print(protocol, highlight=False, soft_wrap=not console.is_terminal)
     for result in results:
         for image in result.failed:
             console.print(printable(f"{result.dataset.name}/{image.name}: {image.error}"), style="red", markup=False)
-
-
-def describe(result: Result) -> str:
-    """The protocol in a sentence."""
-    p = result.protocol
-    channel = {"y": "Y of BT.601 studio swing", "rgb": "RGB", "gray": "grey"}[p["channel"]]
-    tile = {"off": "whole pictures", "paper": "tiled as published"}.get(p["tile"], f"tiles: {p['tile']}")
-    extra = "".join(f"; {text}" for text in (p["perceptual"], p["niqe"] and f"NIQE: {p['niqe']}") if text)
-    published = f" Published figures: {p['published']}." if p["published"] else ""
-    files = f" Files: {p['files']}." if p["files"] else ""
-    return (
-        f"{channel}, {p['crop']} pixels cropped, {p['rounding']}; SSIM: {p['ssim']}{extra}; {tile}"
-        f"{', self-ensemble' if p['ensemble'] else ''}. Input {p['input']}.{files}{published}"
-    )
 
 
 def _cell(result: Result) -> Text:

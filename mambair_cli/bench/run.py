@@ -18,33 +18,23 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mambair_cli import __version__, degradations, metrics
+from mambair_cli import __version__, metrics
 from mambair_cli.atomic import atomic_write
 from mambair_cli.bench.damage import Damage
-from mambair_cli.bench.datasets import Dataset, Item, read_8bit
-from mambair_cli.bench.niqe import niqe
+from mambair_cli.bench.datasets import Dataset, Item
 from mambair_cli.bench.perceptual import Perceptual
 from mambair_cli.bench.plan import damage_for
 from mambair_cli.bench.records import Journal, Measured, Result, Score
-from mambair_cli.errors import BadImage, MambairError
+from mambair_cli.bench.scoring import Prepared, Scorer, prepare
+from mambair_cli.errors import MambairError
 from mambair_cli.images.decode import Frame, Picture
 from mambair_cli.models import checkpoints
 from mambair_cli.restoring.picture import restore
 from mambair_cli.restoring.request import Request
 from mambair_cli.restoring.restorer import Restorer
-from mambair_cli.task import Protocol
 
 T = TypeVar("T")
 TIMES_ONLY = ("platform", "processor", "python", "threads")  # of the environment: no score depends on them
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A picture ready to be restored: truth uint8, lq float32 on [0, 1], before (doing nothing) on 0-255."""
-
-    truth: NDArray[np.uint8]
-    lq: NDArray[np.float32]
-    before: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -87,9 +77,7 @@ def measure(
         journal,
         pictures=save or (journal.folder if keep else None),
         timed=", ".join(str(environment[key]) for key in TIMES_ONLY),
-        distances=Perceptual() if perceptual else None,
-        blind=extras["niqe"],
-        gradient=gradient,
+        scorer=Scorer(restorer.spec.protocol, Perceptual() if perceptual else None, extras["niqe"], gradient),
     )
     if fresh:
         journal.clear()
@@ -101,12 +89,12 @@ def measure(
             watcher.step(image)
     return Result(
         dataset=dataset,
-        spec=restorer.spec,
+        name=restorer.spec.name,
+        rules=restorer.spec.protocol,
         damage=damage,
         images=tuple(images[item.name] for item in dataset.items),
         environment=environment,
         published=published(restorer, dataset, damage),
-        pictures=run.pictures,
     )
 
 
@@ -119,9 +107,7 @@ class _Run:
     journal: Journal
     pictures: Path | None  # where restored ones go
     timed: str
-    distances: Perceptual | None
-    blind: bool
-    gradient: bool
+    scorer: Scorer
 
     def known(self, items: Sequence[Item]) -> dict[str, Measured]:
         """What an earlier run measured on the same files, and where pictures are kept, kept as well."""
@@ -143,7 +129,7 @@ class _Run:
         """The pictures as they are done. While the network works, the next one is prepared and the last scored."""
         pending: deque[Future[Measured]] = deque()
         protocol = self.restorer.spec.protocol
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scorer:
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as finisher:
             for item, prepared in _ahead(reader, items, lambda item: prepare(item, self.damage, protocol)):
                 try:
                     pair = prepared.result()
@@ -151,9 +137,9 @@ class _Run:
                     result = restored(self.restorer, pair.lq)
                     seconds = time.perf_counter() - started
                 except MambairError as error:
-                    pending.append(scorer.submit(Measured, item.name, error=error.message))
+                    pending.append(finisher.submit(Measured, item.name, error=error.message))
                 else:
-                    pending.append(scorer.submit(self.finish, item, pair, result, seconds))
+                    pending.append(finisher.submit(self.finish, item, pair, result, seconds))
                 if len(pending) > 1:
                     yield pending.popleft().result()
             while pending:
@@ -164,7 +150,7 @@ class _Run:
         rounding, place = self.restorer.spec.protocol.rounding, self.place(item)
         shown = restored * 255.0 if rounding == "none" else metrics.to_uint8(restored)
         try:
-            score, baseline = (self.score(picture, pair.truth) for picture in (shown, pair.before))
+            score, baseline = (self.scorer(picture, pair.truth) for picture in (shown, pair.before))
         except ValueError as error:
             return Measured(item.name, error=str(error))
         height, width = pair.truth.shape[:2]
@@ -182,45 +168,6 @@ class _Run:
         except OSError as error:
             raise MambairError(f"cannot write {self.journal.file}: {error.strerror or error}") from error
         return image
-
-    def score(self, picture: NDArray[Any], truth: NDArray[np.uint8]) -> Score:
-        """By the protocol of the model. Raises ValueError for pictures too small to measure."""
-        protocol = self.restorer.spec.protocol
-        how: dict[str, Any] = {
-            "channel": protocol.channel,
-            "crop": protocol.crop,
-            "round_luma": protocol.rounding == "luma",
-        }
-        return Score(
-            psnr=metrics.psnr(picture, truth, **how),
-            ssim=metrics.ssim(picture, truth, **how),
-            niqe=niqe(picture, crop=protocol.crop) if self.blind else None,
-            gradient=metrics.gradient_kept(picture, truth, crop=protocol.crop) if self.gradient else None,
-            **(self.distances(picture, truth) if self.distances else {}),
-        )
-
-
-def prepare(item: Item, damage: Damage, protocol: Protocol) -> Prepared:
-    """Read a picture and its degraded half, or make it. Raises BadImage where that cannot be."""
-    if item.problem:
-        raise BadImage(item.problem)
-    grey, scale = protocol.channel == "gray", damage.scale
-    truth = degradations.modcrop(read_8bit(item.truth, grey), scale)
-    if 0 in truth.shape:
-        raise BadImage(f"{item.truth.name} is smaller than {scale}x{scale}.")
-    made = (read_8bit(item.degraded, grey), truth) if item.degraded else damage.apply(truth, item.name)
-    degraded: NDArray[Any] = made[0]
-    truth = made[1]
-    height, width = (scale * n for n in degraded.shape[:2])
-    if truth.shape[:2] != (height, width):
-        raise BadImage(
-            f"sizes differ: {item.truth.name} is {truth.shape[1]}x{truth.shape[0]}, the degraded one at x{scale} "
-            f"{width}x{height}"
-        )
-    if degraded.dtype == np.float32:
-        return Prepared(truth, degraded, degraded * 255.0)
-    before = degradations.bicubic(degraded, (height, width)) if scale > 1 else degraded
-    return Prepared(truth, degraded.astype(np.float32) / 255.0, before)
 
 
 def restored(restorer: Restorer, lq: NDArray[np.float32]) -> NDArray[np.float32]:

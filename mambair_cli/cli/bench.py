@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +35,7 @@ from mambair_cli.cli.options import (
 from mambair_cli.cli.restore import read_level
 from mambair_cli.errors import UsageError
 from mambair_cli.restoring.running import Running
-from mambair_cli.task import Value
+from mambair_cli.task import Protocol, Value
 from mambair_cli.tasks import SIGMA, TASKS
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 
 DATA = "Data"
 SPEED = "Speed"
+RUNNING_ONLY = {"save", "fresh", "ensemble", "tile", "overlap", "precision"}  # options of models
 
 Datasets = Annotated[
     list[str] | None,
@@ -78,6 +79,17 @@ Sigma = Annotated[
 ]
 Quality = Annotated[
     int | None, typer.Option(metavar="1-100", min=1, max=100, help="JPEG to make.", rich_help_panel=DATA)
+]
+Results = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--results",
+        metavar="DIR",
+        exists=True,
+        file_okay=False,
+        help="Score the pictures that another program made of the set, by the same protocol. Repeat for several.",
+        rich_help_panel=DATA,
+    ),
 ]
 DataRoot = Annotated[
     Path | None,
@@ -131,7 +143,7 @@ Report = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="Write .html, .md, .csv or .json, over an earlier report if there is one. Repeat for several.",
+        help="Write .html, .md, .tex, .csv or .json, over an earlier report if there is one. Repeat for several.",
         rich_help_panel=RESULT,
     ),
 ]
@@ -170,6 +182,7 @@ def bench(
     sigma: Sigma = None,
     quality: Quality = None,
     degradation: DegradationName = None,
+    results: Results = None,
     data_root: DataRoot = None,
     limit: Limit = None,
     shuffle: Shuffle = False,
@@ -209,12 +222,13 @@ def bench(
     mambair bench -d photos/ -s 2 --limit 20 --shuffle
     mambair bench -d Kodak24 --task upscale --degradation web --niqe --gradient
     mambair bench -d Set5 -m light -s 4 --tile paper
+    mambair bench -d Set5 --results swinir/ --results edsr/ --report table.tex
 
     Under each score stand the published one and that of doing nothing (bicubic, or the degraded picture).
     The same command again goes on where it stopped.
     """
     mode = "--scan" if scan else "--speed" if speed else None
-    _refuse_idle(context, mode)
+    _refuse_idle(context, mode, scored=bool(results) and not model and not weights)
     if mode:
         console.set_up(quiet).say(f"bench {mode} is now `mambair speed{' --scan' * scan}`")
         speeds.speed(model, weights, scan, size, backward, threads, device, json)
@@ -239,31 +253,52 @@ def bench(
     find = partial(datasets.load_dataset, root=data_root, offline=offline)
     part = shards.parse(shard, os.environ) if shard else shards.WHOLE
     select = datasets.Selection(limit, seed if shuffle else None, part)
+    specs = plan.choose(wanted, models, file, dataset) if models or file or not results else []
     runs = [
         (spec, damage, find(name, damage, select=select))
-        for spec in plan.choose(wanted, models, file, dataset)
+        for spec in specs
         for damage in [plan.damage_for(spec, wanted)]
         for name in dataset
     ]
+    judge = specs[0] if specs else plan.judge(wanted, dataset)
+    damage = plan.damage_for(judge, wanted)
+    made = [(folder, find(name, damage, select=select)) for folder in results or () for name in dataset]
     if threads:
         import torch
 
         torch.set_num_threads(threads)
     keep = any(target.suffix.lower() == ".html" for target in report or ())
-    how = {"keep": keep, "fresh": fresh, "perceptual": perceptual, "blind": niqe, "gradient": gradient}
-    _tell(_measure(runs, Restorers(running, file, offline), save, voice, **how), report or [], json)
+    how = {"perceptual": perceptual, "blind": niqe, "gradient": gradient}
+    scored = (_scored(folder, pictures, damage, judge.protocol, voice, how) for folder, pictures in made)
+    load = Restorers(running, file, offline)
+    _tell(chain(scored, _measure(runs, load, save, voice, keep=keep, fresh=fresh, **how)), report or [], json)
 
 
-def _refuse_idle(context: typer.Context, mode: str | None) -> None:
-    """Raise UsageError where an option was given that does nothing beside `mode`; the environment may hold any."""
+def _refuse_idle(context: typer.Context, mode: str | None, scored: bool) -> None:
+    """Raise UsageError where an option was given that does nothing beside `mode`, or where no model runs but
+    pictures are only scored; the environment may hold any."""
     for parameter in context.command.params:
         source, name = context.get_parameter_source(parameter.name or ""), parameter.name
         if source is None or source.name != "COMMANDLINE":
             continue
         if mode and name not in {mode[2:], "quiet", *signature(speeds.speed).parameters}:
             raise UsageError(f"{parameter.opts[-1]} means nothing beside {mode}.", "Leave one of them out.")
+        if scored and name in RUNNING_ONLY:
+            raise UsageError(
+                f"{parameter.opts[-1]} means nothing where --results are scored.", "Add a model with -m."
+            )
         if not mode and name in ("size", "backward"):
             raise UsageError(f"{parameter.opts[-1]} belongs to --speed.", "Add it, or leave the other out.")
+
+
+def _scored(
+    folder: Path, pictures: Dataset, damage: Damage, rules: Protocol, voice: Voice, how: dict[str, bool]
+) -> Result:
+    """Another program's pictures of one set."""
+    from mambair_cli.bench.results import label, score_results
+
+    with _watching(f"{label(folder)} on {pictures.name}", voice) as watcher:
+        return score_results(folder, pictures, damage, rules, watcher=watcher, **how)
 
 
 def _measure(
@@ -319,7 +354,8 @@ def _watching(title: str, voice: Voice) -> Iterator[Watcher]:
     def step(image: Measured) -> None:
         if image.score:
             gains.append(image.gain)
-            result = f"{image.score.psnr:.2f} dB ({image.gain:+.2f}) in {image.seconds or 0:.2f} s"
+            time = "" if image.seconds is None else f" in {image.seconds:.2f} s"
+            result = f"{image.score.psnr:.2f} dB ({image.gain:+.2f}){time}"
         else:
             result = image.error
         if voice.plain or image.error:
