@@ -32,7 +32,7 @@ def run(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     "command",
-    ["--help", "--version", "models list", "upscale --help", "upscale -n -m light -s 4 a.png", "upscale -s 7 a.png"],
+    ["--help", "--version", "models list", "upscale --help", "upscale -n -m light -s 7 a.png", "upscale -s 1 a.png"],
 )
 def test_what_needs_no_network_loads_no_torch(command: str, tmp_path: Path) -> None:
     photo().save(tmp_path / "a.png")
@@ -64,7 +64,7 @@ def test_what_a_pipe_cannot_encode_is_escaped(encoding: str, tmp_path: Path) -> 
     ("command", "status", "reason"),
     [
         ("upscale", 2, "no pictures given"),
-        ("upscale -s 7 a.png", 2, "no model enlarges x7"),
+        ("upscale -s 1 a.png", 2, "a scale of 1 enlarges nothing"),
         ("upscale --width 9 --long-edge 9 a.png", 2, "more than one size"),
         ("upscale -m mambairv2-lihgt-x4 a.png", 2, "Did you mean"),
         ("upscale --format bmp a.png", 2, "unknown format"),
@@ -198,7 +198,6 @@ def test_a_wished_size_comes_out(run: Mambair, tmp_path: Path) -> None:
     assert (record["scale"], record["output_size"], record["output"]) == (2, [100, 77], "a_100px.png")
     with Image.open("a_100px.png") as image:
         assert image.size == (100, 77)
-    assert run("upscale", "--weights", weights, "--long-edge", "999", "a.png").status == 1
 
 
 def test_what_is_large_enough_only_shrinks(run: Mambair, tmp_path: Path) -> None:

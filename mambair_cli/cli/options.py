@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mambair_cli.images.formats import MAX_PIXELS
+from mambair_cli.images.formats import MAX_PIXELS, MAX_RESULT_PIXELS
 
 MODEL = "Model"
 RUNNING = "How it runs"
@@ -182,8 +182,15 @@ FailFast = Annotated[
     bool, typer.Option("--fail-fast", help="Stop at the first picture that fails.", rich_help_panel=BATCH)
 ]
 MaxPixels = Annotated[
-    int,
-    typer.Option(metavar="N", min=1, help="Refuse larger inputs: they may be bombs.", rich_help_panel=BATCH),
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help=f"Refuse larger inputs, which may be bombs, and larger results. Default: {MAX_PIXELS // 10**6} million "
+        f"and {MAX_RESULT_PIXELS // 10**6} million.",
+        show_default=False,
+        rich_help_panel=BATCH,
+    ),
 ]
 Shard = Annotated[
     str | None,
@@ -224,7 +231,7 @@ class RestoreOptions:
     dry_run: DryRun = False
     fail_fast: FailFast = False
     shard: Shard = None
-    max_pixels: MaxPixels = MAX_PIXELS
+    max_pixels: MaxPixels = None
     json: Json = False
     quiet: Quiet = False
 

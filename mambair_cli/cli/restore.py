@@ -28,7 +28,14 @@ SIZE = "Target size"
 # What a task that enlarges takes beside the shared options.
 ENLARGING: dict[str, Any] = {
     "scale": Annotated[
-        int | None, typer.Option("-s", "--scale", metavar="2|3|4", help="Default: the model's.", show_default=False)
+        float | None,
+        typer.Option(
+            "-s",
+            "--scale",
+            metavar="N",
+            help="2, 3, 4, or any: 8 and 1.5 too. Default: the model's.",
+            show_default=False,
+        ),
     ],
     "compressed": Annotated[
         bool | None,
@@ -85,10 +92,8 @@ def _request(task: Task, values: dict[str, Any], options: RestoreOptions) -> Req
     """What the options ask for. Raises UsageError."""
     from mambair_cli.models import checkpoints
     from mambair_cli.restoring.fit import Fit
-    from mambair_cli.restoring.request import SCALES, Request
+    from mambair_cli.restoring.request import Request
 
-    if values.get("scale") not in (None, *SCALES):
-        raise UsageError(f"no model enlarges x{values['scale']}", f"Scales: {', '.join(map(str, SCALES))}.")
     if task.level:
         values[task.level.name] = read_level(task.level, values[task.level.name])
     fit = Fit(**{name: values.pop(name) for name in FIT if name in values})
@@ -140,8 +145,7 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tu
     if file and request.model is None:
         request = request.for_weights(file)
     nominal = request.nominal()
-    tag = request.fit.tag if request.fit else request.about.tag.format(scale=nominal.scale)
-    naming = files.Naming(tag, options.output, form, options.name, options.compare)
+    naming = files.Naming(request.tag, options.output, form, options.name, options.compare)
     sources = files.find(inputs, options.recursive, listed, options.base)
     jobs = files.plan(sources, naming, options.force)
     notes = [request.level_note(nominal)]
@@ -197,7 +201,8 @@ def _rehearsed(record: Record) -> str:
     line = record.input + (f" -> {record.output}" if record.output else "")
     if record.input_size and record.output_size:
         sizes = " -> ".join("x".join(map(str, size)) for size in (record.input_size, record.output_size))
-        line += f" ({record.model or 'resampled'}, {sizes})"
+        how = filter(None, (record.model, "resampled" if record.resampled else None, sizes))
+        line += f" ({', '.join(how)})"
     if record.status == "failed":
         return f"{line}: fails: {(record.error or '').splitlines()[0]}"
     return line if record.error else f"{line}: exists, skipped"

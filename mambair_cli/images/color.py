@@ -80,7 +80,7 @@ def restore_gamut(result: Array, original: Array, space: Space) -> Array:
     """A restored sRGB picture in its original space, with the colours that sRGB could not hold put back.
 
     What the way to sRGB and back loses of the original is known exactly; it is enlarged and added again.
-    result: (sH, sW, 3), original: (H, W, 3), both uint8.
+    result: (H', W', 3), original: (H, W, 3), both uint8.
     """
     back = apply(space.from_srgb, result)
     lost = original.astype(np.int16) - apply(space.from_srgb, apply(space.to_srgb, original))
@@ -89,10 +89,10 @@ def restore_gamut(result: Array, original: Array, space: Space) -> Array:
         return back
     height, width = back.shape[:2]
     channels = [Image.fromarray(lost[..., c].astype(np.float32)) for c in range(3)]
-    scale = original.shape[0] / height
+    tall, wide = original.shape[:2]
     for top in range(0, height, _STRIP_ROWS):
         rows = min(_STRIP_ROWS, height - top)
-        box = (0, top * scale, original.shape[1], (top + rows) * scale)
+        box = (0, top * tall / height, wide, (top + rows) * tall / height)
         for c, channel in enumerate(channels):
             strip = np.asarray(channel.resize((width, rows), Image.Resampling.BICUBIC, box=box))
             sums = np.rint(back[top : top + rows, :, c] + strip)

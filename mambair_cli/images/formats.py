@@ -9,6 +9,7 @@ from pathlib import PurePath
 from mambair_cli.errors import UsageError
 
 MAX_PIXELS = 250_000_000  # of an input, all frames together; more is taken for a bomb
+MAX_RESULT_PIXELS = 1_000_000_000  # of a result: more, and 4 bytes or more each, is taken for a slip of the finger
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mambair_cli.files import Job
 from mambair_cli.images.decode import Picture
 from mambair_cli.restoring import steps
 from mambair_cli.restoring.picture import Load, plan
-from mambair_cli.restoring.record import Record
+from mambair_cli.restoring.record import Pass, Record
 from mambair_cli.restoring.request import Request
 from mambair_cli.restoring.steps import Reading, Settings, Written
 
@@ -61,7 +61,7 @@ def run(jobs: Iterable[Job], request: Request, load: Load, settings: Settings, l
                     outbox.skip(job)
                 else:
                     say = partial(listener.note, job)
-                    outbox.send(job, *steps.restored(job, read, request, load, say, tiles))
+                    outbox.send(job, *steps.restored(job, read, request, load, say, tiles, settings.max_pixels))
             except Unavailable as error:
                 outbox.collect(wait=True)
                 give_up(upcoming.left(), str(error), listener)
@@ -120,13 +120,18 @@ def rehearse(job: Job, request: Request, settings: Settings) -> Record:
     try:
         picture, _ = steps.read(job, settings)
         assert picture is not None
-        planned = plan(picture, request, job.format)
+        planned = plan(picture, request, job.format, settings.max_pixels)
     except MambairError as error:
         return Record.of(job, "failed", str(error))
-    record = Record.of(job, "skipped", DRY_RUN)
-    if planned.spec:
-        record = replace(record, model=planned.spec.name, scale=planned.spec.scale)
-    return replace(record, input_size=picture.size, output_size=planned.size)
+    return replace(
+        Record.of(job, "skipped", DRY_RUN),
+        model=planned.model,
+        scale=planned.scale,
+        input_size=picture.size,
+        output_size=planned.size,
+        passes=tuple(Pass(spec.name, None, spec.scale) for spec in planned.models),
+        resampled=planned.resampled,
+    )
 
 
 # --- writing --------------------------------------------------------------------------------------------------

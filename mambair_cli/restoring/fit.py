@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
 
 from mambair_cli.errors import UsageError
 from mambair_cli.images import color
 from mambair_cli.images.decode import Frame
 
 Size = tuple[int, int]  # (width, height)
+Band = tuple[int, color.Array]  # y of its first row, (C, rows, width)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,37 @@ def resize_frame(frame: Frame, size: Size) -> Frame:
     """A frame at a size, bicubic, antialiased where it shrinks; without a network."""
     alpha = None if frame.alpha is None else color.resample(frame.alpha, size)
     return replace(frame, pixels=color.resample(frame.pixels, size), alpha=alpha)
+
+
+def resampled_bands(bands: Iterable[Band], size: Size, target: Size) -> Iterator[Band]:
+    """Bands (y, (C, h, width)) of a float32 picture of `size`, from top to bottom, as those of one of `target` size.
+
+    As `resize_frame` does it, with no more rows at a time than came in and than the filter reaches.
+    """
+    if size == target:
+        yield from bands
+        return
+    (width, height), rows = size, target[1]
+    reach = 2 * max(1.0, height / rows) + 1  # of the filter, and one row for rounding
+    held, top, done = np.empty((0, 0, width), np.float32), 0, 0
+    for _, band in bands:
+        held = np.concatenate((held, band), axis=1) if held.size else band
+        bottom = top + held.shape[1]
+        ready = rows if bottom == height else int((bottom - reach) * rows / height)
+        if ready <= done:
+            continue
+        box = (0, done * height / rows - top, width, ready * height / rows - top)
+        shape = target[0], ready - done
+        yield done, np.stack([_resized(plane, shape, box) for plane in held])
+        done = ready
+        unseen = max(top, int(done * height / rows - reach))
+        held, top = held[:, unseen - top :], unseen
+
+
+def _resized(plane: color.Array, size: Size, box: tuple[float, float, float, float]) -> color.Array:
+    """What a box of a plane holds, at a size; the filter sees what is around it as well."""
+    image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, box=box))
 
 
 def visible_colours(frame: Frame) -> color.Array:

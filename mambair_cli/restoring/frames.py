@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from mambair_cli.errors import BadImage
 from mambair_cli.images import color, decode
 from mambair_cli.images.decode import Frame
-from mambair_cli.restoring.fit import visible_colours
+from mambair_cli.restoring.fit import Size, resampled_bands, visible_colours
 from mambair_cli.restoring.running import TilesDone
 
 Array = np.ndarray[Any, Any]
@@ -31,24 +32,59 @@ class Network(Protocol):
 
 
 def restore_frame(
-    frame: Frame, space: color.Space | None, network: Network, progress: TilesDone | None = None, used: Any = None
+    frame: Frame,
+    space: color.Space | None,
+    networks: Sequence[Network],
+    size: Size | None = None,
+    progress: TilesDone | None = None,
+    used: Any = None,
 ) -> Frame:
-    """A frame through the network: in sRGB and back, transparency apart, at the depth it came in.
+    """A frame through networks, one after the other: in sRGB and back, transparency apart, at the depth it came in.
 
-    `progress` and `used` are handed to the network, which tells them of its tiles and of how it ran.
+    `size`: (width, height) of the result, None: what the networks give. Nothing larger than what goes into the last
+    network is held beside the result. `progress` and `used` are handed to the networks, which tell them of their
+    tiles and of how they ran.
     """
     original = visible_colours(frame)
     view = original if space is None else color.apply(space.to_srgb, original)
-    height, width = (side * network.scale for side in view.shape[:2])
-    result = np.empty((height, width, view.shape[2]), view.dtype)
     lq = torch.from_numpy(color.as_float(view)).permute(2, 0, 1)
-    for y, band in network.restore_bands(lq, progress, used):
-        for channel, plane in enumerate(band.numpy()):  # one at a time: bands of large pictures are large
+    works = _works([network.scale**2 for network in networks], progress)
+    for network, work in zip(networks[:-1], works, strict=False):
+        lq = _whole(network, lq, work, used)
+    last = networks[-1]
+    given = lq.shape[2] * last.scale, lq.shape[1] * last.scale
+    width, height = size or given
+    result = np.empty((height, width, view.shape[2]), view.dtype)
+    bands = ((y, band.numpy()) for y, band in last.restore_bands(lq, works[-1], used))
+    for y, band in resampled_bands(bands, given, (width, height)):
+        for channel, plane in enumerate(band):  # one at a time: bands of large pictures are large
             result[y : y + band.shape[1], :, channel] = color.quantise(plane, view.dtype)
     if space is not None:
         result = color.restore_gamut(result, original, space)
     alpha = None if frame.alpha is None else color.resample(frame.alpha, (width, height))
     return Frame(result, alpha, frame.duration)
+
+
+def _whole(network: Network, lq: Tensor, progress: TilesDone | None, used: Any) -> Tensor:
+    """(C, H, W) -> (C, H * scale, W * scale), for a network that comes after."""
+    channels, height, width = lq.shape
+    result = torch.empty(channels, height * network.scale, width * network.scale)
+    for y, band in network.restore_bands(lq, progress, used):
+        result[:, y : y + band.shape[1]] = band
+    return result
+
+
+def _works(areas: Sequence[int], progress: TilesDone | None) -> list[TilesDone | None]:
+    """Whom each of several networks tells of its tiles: as parts of all the work. `areas`: by how much each one
+    enlarges that of the next."""
+    if progress is None:
+        return [None] * len(areas)
+    works = [math.prod(areas[:index]) for index in range(len(areas))]  # by pixels that go in
+
+    def telling(before: int, work: int) -> TilesDone:
+        return lambda done, total: progress(before * total + work * done, sum(works) * total)
+
+    return [telling(sum(works[:index]), work) for index, work in enumerate(works)]
 
 
 def frame_of_array(image: Array) -> Frame:

@@ -7,8 +7,9 @@ Nothing here imports torch before a network runs, so that a plan costs nothing.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
@@ -19,15 +20,15 @@ import numpy as np
 from PIL import Image
 
 from mambair_cli.atomic import atomic_write
-from mambair_cli.errors import UsageError
+from mambair_cli.errors import BadImage, UsageError
 from mambair_cli.images import encode, software
 from mambair_cli.images.decode import Picture, read_picture
 from mambair_cli.images.encode import Encoding
-from mambair_cli.images.formats import FORMATS, MAX_PIXELS, Format, of_suffix
+from mambair_cli.images.formats import FORMATS, MAX_PIXELS, MAX_RESULT_PIXELS, Format, of_suffix
 from mambair_cli.models.spec import ModelSpec
 from mambair_cli.restoring.fit import resize_frame, visible_colours
-from mambair_cli.restoring.record import Record
-from mambair_cli.restoring.request import Plan, Request
+from mambair_cli.restoring.record import Pass, Record
+from mambair_cli.restoring.request import AND, Plan, Request
 from mambair_cli.restoring.running import TilesDone
 
 if TYPE_CHECKING:
@@ -83,52 +84,69 @@ def restore(
     load: Load | None = None,
     *,
     form: Format | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     progress: TilesDone | None = None,
     say: Say | None = None,
+    **asked: Any,
 ) -> Result:
     """A picture, restored.
 
     `source`: a file or its bytes, a PIL image, an array (H, W[, C]) of uint8, uint16 or float in [0, 1], or a picture
-    that was read already. `request`: a task by name, or all that is asked for. `load` gives networks by model
-    (default: the published weights on the best device, see `Restorers`). `form`: the format that the result must fit
-    into. `progress` is told of tiles, `say` at once of what the user should know.
+    that was read already. `request`: a task by name, or all that is asked for; `asked`: more of its fields, such as
+    `scale=1.5`. `load` gives networks by model (default: the published weights on the best device, see `Restorers`).
+    `form`: the format that the result must fit into. `max_pixels`: of the picture and of the result (default:
+    MAX_PIXELS and MAX_RESULT_PIXELS). `progress` is told of tiles, `say` at once of what the user should know.
 
-    Raises BadImage for what is no picture or does not fit, UsageError and Unavailable where no model can do it.
+    Raises BadImage for what is no picture, is too large or does not fit, UsageError and Unavailable where no model
+    can do it.
     """
-    request = Request(request) if isinstance(request, str) else request
+    request = Request(request, **asked) if isinstance(request, str) else replace(request, **asked)
     started = time.perf_counter()
     picture = opened(source, max_pixels)
-    steps = plan(picture, request, form)
+    steps = plan(picture, request, form, max_pixels)
     notes = (*picture.warnings, *steps.notes)
     if say:
         for text in notes:
             say(text)
-    if steps.spec is None:
-        result, made = _resampled(picture, request), Record()
+    if steps.models:
+        load = load or _restorers()
+        result, made = _restored(picture, request, [load(spec) for spec in steps.models], progress)
     else:
-        restorer = (load or _restorers())(steps.spec)
-        result, made = _restored(picture, request, restorer, progress)
-    record = replace(made, input_size=picture.size, output_size=result.size, seconds=time.perf_counter() - started)
+        result, made = _resampled(picture, request), Record()
+    record = replace(
+        made,
+        input_size=picture.size,
+        output_size=result.size,
+        seconds=time.perf_counter() - started,
+        resampled=steps.resampled,
+    )
     return Result(result, record, notes)
 
 
-def plan(picture: Picture, request: Request, form: Format | None = None) -> Plan:
-    """What `restore` would do. Raises BadImage where `form` cannot hold the result, else as `Request.plan`."""
+def plan(picture: Picture, request: Request, form: Format | None = None, max_pixels: int | None = None) -> Plan:
+    """What `restore` would do. Raises BadImage where the result is too large or `form` cannot hold it, else as
+    `Request.plan`."""
     steps = request.plan(picture)
+    sizes = [request.result_size(frame.size, steps.models) for frame in picture.frames]
+    pixels, most = sum(width * height for width, height in sizes), max_pixels or MAX_RESULT_PIXELS
+    if pixels > most:
+        width, height = steps.size
+        frames = f" in {len(sizes)} frames" if len(sizes) > 1 else ""
+        raise BadImage(
+            f"{width}x{height} pixels{frames} would come out, more than {most:,} in all",
+            f"If that is what you want: --max-pixels {pixels}.",
+        )
     if form:
-        largest = max(picture.frames, key=lambda frame: max(frame.size)).size
-        size = request.result_size(largest, steps.spec) if steps.spec else request.fit.size(largest)
-        encode.check(form, size, len(picture.frames))
+        encode.check(form, max(sizes, key=max), len(sizes))
     return steps
 
 
-def opened(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
+def opened(source: Source, max_pixels: int | None = None) -> Picture:
     """The picture that a source holds. Raises BadImage."""
     if isinstance(source, Picture):
         return source
     if isinstance(source, bytes | str | Path):
-        return read_picture(Path(source) if isinstance(source, str) else source, max_pixels)
+        return read_picture(Path(source) if isinstance(source, str) else source, max_pixels or MAX_PIXELS)
     from mambair_cli.restoring import frames
 
     if isinstance(source, Image.Image):
@@ -137,25 +155,27 @@ def opened(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def _restored(
-    picture: Picture, request: Request, restorer: Restorer, progress: TilesDone | None
+    picture: Picture, request: Request, restorers: Sequence[Restorer], progress: TilesDone | None
 ) -> tuple[Picture, Record]:
-    """Every frame through the network, at the size asked for."""
+    """Every frame through the networks, at the size asked for."""
     from mambair_cli.restoring import frames
     from mambair_cli.restoring.restorer import Used
 
     used, count, results = Used(), len(picture.frames), []
+    models = [restorer.spec for restorer in restorers]
 
     def tiles(before: int, done: int, total: int) -> None:
         if progress:
             progress(before * total + done, count * total)
 
     for index, frame in enumerate(picture.frames):
-        result = frames.restore_frame(frame, picture.space, restorer, partial(tiles, index), used)
-        size = request.result_size(frame.size, restorer.spec)
-        results.append(result if result.size == size else resize_frame(result, size))
-    how = f"x{restorer.spec.scale}" if request.about.enlarges else request.about.tag
-    kept = replace(picture.metadata, software=software.signature(restorer.spec.name, how))
-    return replace(picture, frames=tuple(results), metadata=kept), _signed(restorer, used)
+        size = request.result_size(frame.size, models)
+        results.append(frames.restore_frame(frame, picture.space, restorers, size, partial(tiles, index), used))
+    growth = results[0].size[0] / picture.size[0]
+    record = _signed(restorers, used)
+    how = f"x{request.scale or growth:.3g}" if request.about.enlarges else request.about.tag
+    kept = replace(picture.metadata, software=software.signature(str(record.model), how))
+    return replace(picture, frames=tuple(results), metadata=kept), record
 
 
 def _resampled(picture: Picture, request: Request) -> Picture:
@@ -164,18 +184,20 @@ def _resampled(picture: Picture, request: Request) -> Picture:
     return replace(picture, frames=tuple(resize_frame(frame, request.fit.size(frame.size)) for frame in bled))
 
 
-def _signed(restorer: Restorer, used: Used) -> Record:
-    """What it was made with."""
+def _signed(restorers: Sequence[Restorer], used: Used) -> Record:
+    """What it was made with. Of several networks the last one has most to do: how it ran is what counts."""
+    last = restorers[-1]
     return Record(
-        model=restorer.spec.name,
-        sha256=restorer.sha256,
-        scale=restorer.spec.scale,
-        device=str(restorer.device),
+        model=AND.join(restorer.spec.name for restorer in restorers),
+        sha256=last.sha256 if len(restorers) == 1 else None,
+        scale=math.prod(restorer.spec.scale for restorer in restorers),
+        device=str(last.device),
         precision=used.precision,
-        scan=restorer.scan,
+        scan=last.scan,
         tile=used.tile,
-        ensemble=restorer.running.ensemble,
-        seed=restorer.running.seed,
+        ensemble=last.running.ensemble,
+        seed=last.running.seed,
+        passes=tuple(Pass(one.spec.name, one.sha256, one.spec.scale) for one in restorers),
     )
 
 

@@ -12,6 +12,15 @@ Status = Literal["done", "skipped", "failed", "not tried"]  # skipped: it exists
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One network that a picture went through."""
+
+    model: str
+    sha256: str | None
+    scale: int
+
+
+@dataclass(frozen=True)
 class Record:
     """What became of one input; a line of `--json`."""
 
@@ -31,6 +40,8 @@ class Record:
     ensemble: bool | None = None
     seed: int | None = None
     seconds: float | None = None  # reading, restoring and writing it
+    passes: tuple[Pass, ...] = ()  # the networks, one after the other; `scale` is that of all together
+    resampled: bool | None = None  # in the end, as no networks give exactly the size
 
     @classmethod
     def of(cls, job: Job, status: Status, error: str | None = None) -> Record:

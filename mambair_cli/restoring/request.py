@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mambair_cli.errors import MambairError, Unavailable, UsageError
+from mambair_cli.errors import Unavailable, UsageError
 from mambair_cli.images.decode import Picture
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.models.spec import ModelSpec
@@ -13,7 +16,8 @@ from mambair_cli.restoring.fit import NO_FIT, Fit, Size
 from mambair_cli.task import Task, Value
 from mambair_cli.tasks import TASKS
 
-SCALES = (2, 3, 4)
+AND = " + "  # between the names of models that ran one after the other
+_NEARLY = 1.1  # times the largest scale: resampling does the rest as well as a second network
 _LARGE_INPUT = 12_000_000  # pixels from which the size of the result is worth a line
 _ROUGH_JPEG = 40  # quality below which two steps are better than one: docs/models.md
 _NOISY_JPEG = 80  # quality below which artefacts are enlarged along with the picture
@@ -21,12 +25,23 @@ _NOISY_JPEG = 80  # quality below which artefacts are enlarged along with the pi
 
 @dataclass(frozen=True)
 class Plan:
-    """What is done with one picture: the model (None: it is only resampled), the size, and what the user should
-    know."""
+    """What is done with one picture: the models, one after the other (none: it is only resampled), the size, and what
+    the user should know."""
 
-    spec: ModelSpec | None
+    models: tuple[ModelSpec, ...]
     size: Size
     notes: tuple[str, ...] = ()
+    resampled: bool = False  # in the end, as no models give exactly the size
+
+    @property
+    def model(self) -> str | None:
+        """The names of the models."""
+        return AND.join(spec.name for spec in self.models) or None
+
+    @property
+    def scale(self) -> int | None:
+        """How much the models enlarge, all together."""
+        return math.prod(spec.scale for spec in self.models) if self.models else None
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class Request:
     """
 
     task: str
-    scale: int | None = None
+    scale: float | None = None  # above 1, of any size
     sigma: Value = None  # 0 to 255, "real" or "auto"
     quality: Value = None  # JPEG, 1 to 100; None: the picture's own
     compressed: bool | None = None  # low-resolution input that went through JPEG; None: as the file's format is
@@ -45,21 +60,41 @@ class Request:
     model: str | None = None
     spec: ModelSpec | None = None
 
+    def __post_init__(self) -> None:
+        if self.scale is None:
+            return
+        if not self.about.enlarges:
+            raise UsageError(f"{self.task} has no scale: it keeps the size", "Leave it out.")
+        if not 1 < self.scale < math.inf:
+            raise UsageError(
+                f"a scale of {self.scale:g} enlarges nothing",
+                "Give a number above 1; --width, --height and --long-edge also make pictures smaller.",
+            )
+        if self.scale == round(self.scale):
+            object.__setattr__(self, "scale", round(self.scale))
+
     @property
     def about(self) -> Task:
         """The record of the task."""
         return TASKS[self.task]
 
+    @property
+    def tag(self) -> str:
+        """What results are named after. Raises as `nominal`."""
+        if self.fit:
+            return self.fit.tag
+        return self.about.tag.format(scale=f"{self.scale or self.nominal().scale:g}")
+
     def for_weights(self, file: Path) -> Request:
         """The request with the model that is read off a file of weights.
 
-        Raises UsageError where it does another task or scale, BadCheckpoint where it is none.
+        Raises UsageError where it does another task, BadCheckpoint where it is none.
         """
         spec = checkpoints.spec_for_file(file)
-        if (spec.scale > 1) != self.about.enlarges or self.scale not in (None, spec.scale):
+        if (spec.scale > 1) != self.about.enlarges:
             raise UsageError(
-                f"{file} enlarges x{spec.scale}: it cannot {self.task}" + (f" x{self.scale}" if self.scale else ""),
-                "Choose the command and the scale that it was trained for.",
+                f"{file} enlarges x{spec.scale}: it cannot {self.task}",
+                "Choose the command that it was trained for.",
             )
         if self.compressed and not spec.compressed:
             raise UsageError(f"{file} is not made for compressed pictures.", "Leave --compressed out.")
@@ -72,34 +107,35 @@ class Request:
         """
         if self.spec is not None:
             return self.spec
-        if self.fit and self.scale is None:
-            return self._enlarging(1.0, bool(self.compressed))
-        return self._resolve(self.scale, self._assumed_level(), bool(self.compressed))
+        if self.about.enlarges and (self.fit or self.scale):
+            return self._chain(self.scale or 1.0, bool(self.compressed))[0]
+        return self._resolve(None, self._assumed_level(), bool(self.compressed))
 
     def plan(self, picture: Picture) -> Plan:
-        """What to do with a picture. Raises MambairError for a size that no model reaches."""
-        factor = max(self.fit.factor(frame.size) for frame in picture.frames) if self.fit else 0.0
-        if self.fit and self.scale is None and factor <= 1:
+        """What to do with a picture. Raises UsageError or Unavailable where no model can do it."""
+        growth = max(self.fit.factor(frame.size) for frame in picture.frames) if self.fit else 0.0
+        if self.fit and self.scale is None and growth <= 1:
             width, height = size = self.fit.size(picture.size)
             return Plan(
-                None,
+                (),
                 size,
                 (f"large enough already: only resampled to {width}x{height} (with -s it is restored first)",),
+                resampled=True,
             )
-        spec, notes = (self.spec, []) if self.spec else self._choose(picture, factor)
-        if factor > spec.scale:
-            raise MambairError(
-                f"the size asked for is x{factor:.3g}, and {spec.name} enlarges x{spec.scale}",
-                "Ask for less, or enlarge in two steps.",
-            )
-        size = self.result_size(picture.size, spec)
-        if self.about.enlarges:
-            notes += _hints(spec, picture, size)
-        return Plan(spec, size, tuple(notes))
+        if not self.about.enlarges:
+            spec, notes = self._at_level(picture)
+            return Plan((spec,), self.result_size(picture.size, (spec,)), tuple(notes))
+        models = self._enlarging(picture, max(growth, self.scale or 0.0) or self.nominal().scale)
+        size = self.result_size(picture.size, models)
+        resampled = size != tuple(side * math.prod(spec.scale for spec in models) for side in picture.size)
+        return Plan(models, size, tuple(_way(models, size, resampled) + _hints(models[0], picture, size)), resampled)
 
-    def result_size(self, size: Size, spec: ModelSpec) -> Size:
+    def result_size(self, size: Size, models: Sequence[ModelSpec]) -> Size:
         """What a frame of this size becomes."""
-        return self.fit.size(size) if self.fit else (size[0] * spec.scale, size[1] * spec.scale)
+        if self.fit:
+            return self.fit.size(size)
+        factor = self.scale or math.prod(spec.scale for spec in models)
+        return round(size[0] * factor), round(size[1] * factor)
 
     def level_note(self, spec: ModelSpec) -> str | None:
         """Where nobody trained for the level that was asked for: which one is taken."""
@@ -110,43 +146,39 @@ class Request:
 
     # --- choosing a model ---
 
-    def _choose(self, picture: Picture, factor: float) -> tuple[ModelSpec, list[str]]:
-        """The model for a picture, and what its level was read off."""
-        if self._prefers_compressed(picture):
-            try:
-                scale = self.scale if self.fit else self.nominal().scale  # as the result is named after
-                return self._of_size(factor, scale, True), []
-            except (UsageError, Unavailable):  # then the one for clean pictures has to do
-                pass
-        if self.about.level is None:
-            return self._of_size(factor, self.scale, bool(self.compressed)), []
+    def _at_level(self, picture: Picture) -> tuple[ModelSpec, list[str]]:
+        """The model for the level of a picture, and what that was read off."""
+        if self.spec:
+            return self.spec, []
         value, words = self._level_for(picture)
-        spec = self._resolve(self.scale, value, bool(self.compressed))
+        spec = self._resolve(None, value, bool(self.compressed))
         return spec, [f"{words}: {spec.name}"] if words else []
 
-    def _prefers_compressed(self, picture: Picture) -> bool:
-        free = self.model is None and self.compressed is None
-        return self.about.enlarges and free and not picture.lossless
+    def _enlarging(self, picture: Picture, factor: float) -> tuple[ModelSpec, ...]:
+        """The models that enlarge a picture so much; where nothing else is said, after what its file is."""
+        if self.model is None and self.compressed is None and not picture.lossless:
+            with suppress(UsageError, Unavailable):  # then the one for clean pictures has to do
+                return self._chain(factor, True)
+        return self._chain(factor, bool(self.compressed))
 
-    def _of_size(self, factor: float, scale: int | None, compressed: bool) -> ModelSpec:
-        if self.fit and scale is None:
-            return self._enlarging(factor, compressed)
-        return self._resolve(scale, None, compressed)
+    def _chain(self, factor: float, compressed: bool) -> tuple[ModelSpec, ...]:
+        """The models that reach a factor; what one of them has made is a clean picture for the next."""
+        first = self._by_scale(compressed)
+        return chain(factor, first, self._by_scale(False) if compressed else first)
 
-    def _enlarging(self, factor: float, compressed: bool) -> ModelSpec:
-        """The model of the smallest scale that is enough, or of the largest that there is."""
-        largest: ModelSpec | None = None
-        for scale in SCALES:
+    def _by_scale(self, compressed: bool) -> dict[int, ModelSpec]:
+        """The models that may be taken, by their scale. Raises UsageError or Unavailable where there is none."""
+        if self.spec:
+            return {self.spec.scale: self.spec}
+        models = {}
+        for scale in sorted({spec.scale for spec in zoo.zoo().values() if spec.task == self.task}):
             try:
-                largest = self._resolve(scale, None, compressed)
+                models[scale] = self._resolve(scale, None, compressed)
             except (UsageError, Unavailable) as error:
                 reason = error
-                continue
-            if largest.scale >= factor:
-                break
-        if largest is None:
+        if not models:
             raise reason
-        return largest
+        return models
 
     def _assumed_level(self) -> Value:
         """The level asked for, or what stands for one that will be read off the picture."""
@@ -170,6 +202,28 @@ class Request:
             model=self.model,
             compressed=compressed,
         )
+
+
+def chain(factor: float, first: Mapping[int, ModelSpec], second: Mapping[int, ModelSpec]) -> tuple[ModelSpec, ...]:
+    """One model, or two one after the other, that enlarge by a factor or little more; the largest where none do.
+
+    `first` and `second`: what there is for each of the two passes, by scale. The smaller scale of two goes first:
+    then the other has less to do.
+    """
+    largest = max(first)
+    if factor <= largest * _NEARLY:
+        return (first[min((scale for scale in first if scale >= factor), default=largest)],)
+    pairs = sorted((one * other, one, other) for one in first for other in second)
+    _, one, other = next((pair for pair in pairs if pair[0] >= factor), pairs[-1])
+    return first[one], second[other]
+
+
+def _way(models: Sequence[ModelSpec], size: Size, resampled: bool) -> list[str]:
+    """How a size is reached that no model gives by itself."""
+    names = ", then ".join(f"{spec.name} (x{spec.scale})" for spec in models)
+    if resampled:
+        return [f"enlarged by {names}, then resampled to {size[0]}x{size[1]}"]
+    return [f"enlarged by {names}"] if len(models) > 1 else []
 
 
 def _hints(spec: ModelSpec, picture: Picture, size: Size) -> list[str]:

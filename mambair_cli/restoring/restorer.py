@@ -153,9 +153,9 @@ class Restorer:
         CMYK or LAB, converted by the profile. Raises BadImage for what has another shape, type or range.
         """
         if isinstance(image, Image.Image):
-            return frames.image_of_frame(frames.restore_frame(frames.frame_of_image(image), None, self), image)
+            return frames.image_of_frame(frames.restore_frame(frames.frame_of_image(image), None, [self]), image)
         if isinstance(image, np.ndarray):
-            return frames.array_of_frame(frames.restore_frame(frames.frame_of_array(image), None, self), image)
+            return frames.array_of_frame(frames.restore_frame(frames.frame_of_array(image), None, [self]), image)
         raise UsageError(f"Cannot restore a {type(image).__name__}.", "Pass a PIL.Image or a numpy array.")
 
     def restore(self, lq: Tensor, progress: TilesDone | None = None) -> Tensor:

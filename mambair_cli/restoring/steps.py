@@ -18,14 +18,13 @@ from mambair_cli.files import Job
 from mambair_cli.images import encode
 from mambair_cli.images.decode import Picture, read_picture
 from mambair_cli.images.encode import Encoding
-from mambair_cli.images.formats import MAX_PIXELS, of_suffix
+from mambair_cli.images.formats import MAX_PIXELS, MAX_RESULT_PIXELS, of_suffix
 from mambair_cli.restoring.picture import Load, Say, restore
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Request
 from mambair_cli.restoring.running import TilesDone
 from mambair_cli.streams import write_stdout
 
-_LARGEST_SCALE = 4
 Reading = tuple[Picture | None, float]  # None: there is a result already; seconds
 
 
@@ -34,7 +33,7 @@ class Settings:
     """What holds for the whole batch."""
 
     encoding: Encoding = field(default_factory=Encoding)
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int | None = None  # of inputs and results, instead of the usual
     force: bool = False
     fail_fast: bool = False
 
@@ -56,7 +55,7 @@ def read(job: Job, settings: Settings) -> Reading:
     if is_there(job, settings):
         return None, 0.0
     source = sys.stdin.buffer if job.source is None else job.source
-    picture = read_picture(source, settings.max_pixels)
+    picture = read_picture(source, settings.max_pixels or MAX_PIXELS)
     return picture, time.perf_counter() - started
 
 
@@ -67,14 +66,20 @@ def is_there(job: Job, settings: Settings) -> bool:
 
 
 def restored(
-    job: Job, reading: Reading, request: Request, load: Load, say: Say, tiles: TilesDone | None = None
+    job: Job,
+    reading: Reading,
+    request: Request,
+    load: Load,
+    say: Say,
+    tiles: TilesDone | None = None,
+    max_pixels: int | None = None,
 ) -> tuple[Picture, Record]:
     """The result and its record. Raises as `picture.restore`."""
     picture, seconds = reading
     assert picture is not None
     for text in _misnamed(job, picture):
         say(text)
-    result = restore(picture, request, load, form=job.format, progress=tiles, say=say)
+    result = restore(picture, request, load, form=job.format, max_pixels=max_pixels, progress=tiles, say=say)
     record = result.record
     return result.picture, replace(
         record, input=job.input, output=job.output, seconds=seconds + (record.seconds or 0.0)
@@ -119,7 +124,7 @@ def compared(job: Job, written: Written, settings: Settings) -> Written:
     if not (job.source and job.target and job.comparison):
         return written
     try:
-        compare.compare(job.source, job.target, job.comparison, settings.max_pixels * _LARGEST_SCALE**2)
+        compare.compare(job.source, job.target, job.comparison, max(settings.max_pixels or 0, MAX_RESULT_PIXELS))
     except Exception as error:  # as in `write`
         record = replace(written.record, status="failed", error=f"{job.target} is there, its comparison not: {error}")
         return Written(record, written.notes, full=isinstance(error, DiskFullError))
