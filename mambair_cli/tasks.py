@@ -193,9 +193,12 @@ UPSCALE = Task(
             layouts=("LRx{s}_q{q}/*", "LR_bicubic/X{s}_q{q}/*"),
             level=QUALITY,
             margin=16,
+            compressed=True,
         ),
-        Degradation("realistic", "x{scale}, slightly blurred, noisy and compressed", _realistic, margin=16),
-        Degradation("photo", "x{scale} of a photograph", _photo, ranges="photo", margin=16),
+        Degradation(
+            "realistic", "x{scale}, slightly blurred, noisy and compressed", _realistic, margin=16, compressed=True
+        ),
+        Degradation("photo", "x{scale} of a photograph", _photo, ranges="photo", margin=16, compressed=True),
         _photograph("web", "blur, a quarter of the side, noise of deviation 3, JPEG 80", 4),
         _photograph("phone", "a small sensor by day at a quarter of the side, demosaiced, JPEG 90", 4),
         _photograph("night", "the same with two fifths of the light, JPEG 88", 4),

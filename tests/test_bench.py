@@ -197,6 +197,19 @@ def test_noise_is_rounded_as_denoise_does(pictures: Path, tmp_path: Path, bench:
     assert bench(*arguments, "auto").status == bench(*arguments, "256").status == 2
 
 
+def test_a_set_that_is_none(bench: Callable[..., Outcome]) -> None:
+    """It is said before anything else: what it is for cannot be known."""
+    for name, near in (
+        ("Set6", "Did you mean Set5 or Set14?"),
+        ("urban", "Did you mean Urban100?"),
+        ("xyz", "Known:"),
+    ):
+        outcome = bench("--dataset", name)
+        assert (outcome.status, outcome.out) == (2, b"")
+        assert f"There is no set and no folder '{name}'." in outcome.err
+        assert near in outcome.err
+
+
 def test_options_that_make_no_sense(pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]) -> None:
     net = nearest(tmp_path / "net.pth")
     for wrong in (

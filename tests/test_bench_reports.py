@@ -19,9 +19,10 @@ from helpers.sets import damage, put
 from PIL import Image
 
 from mambair_cli import degradations
-from mambair_cli.bench import report
+from mambair_cli.bench import plots, report
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.bench.records import Measured, Score
+from mambair_cli.compare import page
 
 X2 = damage("upscale", 2)
 
@@ -190,6 +191,37 @@ def test_page_in_a_browser(reports: Path, browser: Browser) -> None:
     assert browser.complaints() == []
     browser.screen(375, 667, phone=True)
     assert browser.script("document.documentElement.scrollWidth") <= 375
+    browser.screen(1000, 900)
+
+
+BOXES = """[...document.querySelectorAll('svg.plot')].filter(s => s.getBoundingClientRect().width).map(s => {
+  const r = s.getBoundingClientRect();
+  return [r.left, r.right, [...s.querySelectorAll('text')].map(t => {
+    const b = t.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom, t.textContent] })] })"""
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_plots_can_be_read(tmp_path: Path, browser: Browser, width: int) -> None:
+    """Letters of 11 pixels and more, inside of the plot, none over another."""
+    names = ["baby", "bird", "butterfly", "head", "woman"]
+    images = [Measured(n, 9, 9, Score(30.0 + i, 0.9), Score(27.5 + i, 0.8), 0.5) for i, n in enumerate(names)]
+    models = [("tiny-x4", 0.1, 31.2), ("mambairv2-light-x4-ntire", 0.9, 32.54), ("mambair-light-x4", 1.1, 32.52)]
+    results = [SimpleNamespace(model=m, seconds=s, mean=Score(p, 0.9)) for m, s, p in models]
+    body = plots.psnr_by_image(images) + plots.speed_and_quality(results)  # type: ignore[arg-type]
+    (tmp_path / "plots.html").write_text(page("plots", body), encoding="utf-8")
+    browser.screen(width, 900)
+    browser.open(tmp_path / "plots.html")
+    shown = browser.script(BOXES)
+    assert len(shown) == 2
+    for left, right, texts in shown:
+        assert {text[4] for text in texts} >= {"dB"}
+        for n, (x0, x1, y0, y1, text) in enumerate(texts):
+            assert y1 - y0 >= 11, text
+            assert left <= x0, text
+            assert x1 <= right, text
+            for a0, a1, b0, b1, other in texts[:n]:
+                assert not (x0 < a1 - 1 and a0 < x1 - 1 and y0 < b1 - 3 and b0 < y1 - 3), (text, other)
+    assert set(names) <= {text[4] for text in shown[0][2]}
     browser.screen(1000, 900)
 
 

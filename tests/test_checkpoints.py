@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import BODY, GOLDEN, SMALL, X1, X2, cache, same, saved, server, weights  # noqa: F401 -- fixtures
@@ -21,7 +22,9 @@ from torch import Tensor
 
 from mambair_cli import archs
 from mambair_cli.errors import BadCheckpoint, Unavailable
+from mambair_cli.images.decode import Frame, Picture
 from mambair_cli.models import checkpoints, zoo
+from mambair_cli.restoring.request import Request
 
 # ------------------------------------------------------------------------------------------------------ reading
 
@@ -147,6 +150,19 @@ def test_a_file_of_the_trainer_says_its_task(tmp_path: Path, note: str, task: st
     spec = checkpoints.spec_for_file(tmp_path / "mine.safetensors")
     assert spec.task == task
     assert spec.protocol.channel == ("y" if task == "derain" else "rgb")
+
+
+@pytest.mark.parametrize(("note", "compressed"), [('{"compressed": true}', True), ('{"compressed": 1}', False)])
+def test_a_file_of_the_trainer_says_whether_it_is_for_photographs(
+    tmp_path: Path, note: str, compressed: bool
+) -> None:
+    """Then nobody is told to take a model for photographs in its place."""
+    arch, kwargs, _ = golden("mambair_light_x2")
+    save_file(archs.build(arch, **kwargs).state_dict(), tmp_path / "mine.safetensors", {"mambair": note})
+    spec = checkpoints.spec_for_file(tmp_path / "mine.safetensors")
+    photo = Picture((Frame(np.zeros((8, 8, 3), np.uint8)),), jpeg_quality=60)
+    notes = Request("upscale", spec=spec).plan(photo).notes
+    assert any("-m photo" in note for note in notes) != compressed
 
 
 def test_a_real_checkpoint(shared: Path) -> None:

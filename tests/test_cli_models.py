@@ -102,6 +102,26 @@ def test_what_no_program_can_fetch_is_not_said_to_be_downloadable() -> None:
     assert "download mambairv2-light-x2" in mambair("path", "mambairv2-light-x2").exception.hint
 
 
+def test_info_shows_all_models_behind_an_alias() -> None:
+    """Of one job with the card of the first; --json keeps the fields of that one, and adds the others."""
+    for alias in dict.fromkeys(alias for spec in zoo.zoo().values() for alias in spec.aliases):
+        behind = zoo.behind(alias)
+        told, record = done("info", alias), json.loads(done("info", alias, "--json"))
+        assert all(spec.name in told for spec in behind)
+        assert [model["name"] for model in record["models"]] == [spec.name for spec in behind]
+        several_tasks = len({spec.task for spec in behind}) > 1
+        assert ("trained on" in told) != several_tasks
+        assert ("name" in record) != several_tasks
+    real = done("info", "real").splitlines()
+    assert [line.split("\t")[:2] for line in real[1:]] == [
+        ["mambair-real-x4", "upscale x4"],
+        ["mambair-realdn", "denoise real"],
+    ]
+    assert "aliases" in json.loads(done("info", "tiny-x4", "--json"))
+    assert "alias" not in json.loads(done("info", "tiny-x4", "--json"))
+    assert done("info", "real", "--bibtex").count("@") == 1
+
+
 def test_near_names_are_suggested() -> None:
     result = mambair("info", "mambair-clasic-x4")
     assert isinstance(result.exception, UsageError)

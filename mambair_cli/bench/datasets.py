@@ -110,6 +110,15 @@ def known(name: str) -> str | None:
     return None
 
 
+def check(name: str) -> None:
+    """Raise UsageError, with near names, where `name` is neither a known set nor a folder."""
+    if known(name) or Path(name).is_dir():
+        return
+    near = difflib.get_close_matches(name.lower(), by_name := {set.lower(): set for set in registry()}, 3, 0.6)
+    meant = f"Did you mean {' or '.join(by_name[close] for close in near)}? " if near else ""
+    raise UsageError(f"There is no set and no folder {name!r}.", f"{meant}Known: {', '.join(registry())}.")
+
+
 def load_dataset(
     name: str,
     damage: Damage,
@@ -130,13 +139,8 @@ def load_dataset(
         if folder is None:
             return _fetch(canonical, damage, root, select, offline)
     else:
+        check(name)
         folder = Path(name)
-        if not folder.is_dir():
-            near = difflib.get_close_matches(name, registry(), 3, 0.4)
-            hint = f"Did you mean {' or '.join(near)}? " if near else ""
-            raise UsageError(
-                f"{name!r} is neither a known set nor a folder.", f"{hint}Known: {', '.join(registry())}."
-            )
     items = select(whole := scan(folder, damage))
     pinned = _pinned(canonical) if canonical else []
     size = sum(file.role == "HR" for file in pinned) or len(whole)

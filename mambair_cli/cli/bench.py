@@ -242,6 +242,8 @@ def bench(
     from mambair_cli.restoring.restorer import Restorers
 
     voice = console.set_up(quiet)
+    for name in dataset:
+        datasets.check(name)
     if task not in (None, *TASKS):
         raise UsageError(f"There is no task {task!r}.", f"Tasks: {', '.join(TASKS)}.")
     running = Running(device, precision, tile, overlap, ensemble, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,6 +57,11 @@ def list_models(
     if json:
         print(jsonlib.dumps({"schema": 1, "models": [_record(spec) for spec in specs]}, ensure_ascii=False))
         return
+    _show(specs)
+
+
+def _show(specs: Iterable[ModelSpec]) -> None:
+    """A line each; in a pipe with tabs."""
     head = ("MODEL", "JOB", "SIZE", "SCORE", "LICENCE", "HERE")
     rows = [(s.name, _job(s), _size(s), _score(s), s.licence, _here(s)) for s in specs]
     if not sys.stdout.isatty():
@@ -83,16 +89,26 @@ def info(
     [bold]Examples[/]
 
     \b
-    mambair models info light                   by alias or name
+    mambair models info tiny-x4                 a model
+    mambair models info real                    all models behind an alias
     mambair models info light --bibtex          how to cite it
+
+    Of the models behind an alias the first runs that does the job asked for; where all do the same one, its card
+    follows.
     """
-    spec = zoo.find(name)
+    behind = zoo.behind(name)
+    one = zoo.find(name) if len({spec.task for spec in behind}) < 2 else None
     if bibtex:
-        print(zoo.bibtex(spec).strip())
+        print("\n\n".join(dict.fromkeys(zoo.bibtex(spec).strip() for spec in ([one] if one else behind))))
     elif json:
-        print(jsonlib.dumps({"schema": 1, **_record(spec), "bibtex": zoo.bibtex(spec)}, ensure_ascii=False))
+        card = {**_record(one), "bibtex": zoo.bibtex(one)} if one else {}
+        alias = {"alias": name, "models": [_record(spec) for spec in behind]} if behind else {}
+        print(jsonlib.dumps({"schema": 1, **card, **alias}, ensure_ascii=False))
     else:
-        print(_card(spec))
+        if several := len(behind) > 1:
+            _show(behind)
+        if one:
+            print("\n" * several + _card(one))
 
 
 @app.command(cls=Command)

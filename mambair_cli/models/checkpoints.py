@@ -197,7 +197,8 @@ def spec_for_file(weights: Path) -> ModelSpec:
     if not zoo():
         raise MambairError(f"{weights} is a {arch} network; the list of models has nothing to compare it with.")
     like = min(zoo().values(), key=unlike)
-    task = _trained_for(weights) or like.task
+    told = note(weights, "mambair")  # by `mambair train`
+    task = trained if isinstance(trained := told.get("task"), str) and trained in TASKS else like.task
     if task != like.task and scale == 1:
         like = replace(like, task=task, protocol=TASKS[task].protocol(scale))
     return replace(
@@ -212,6 +213,7 @@ def spec_for_file(weights: Path) -> ModelSpec:
         scale=scale,
         sigma=None,
         quality=None,
+        compressed=told.get("compressed") is True,
         channels=channels,
         licence="unknown",
         training="unknown",
@@ -345,9 +347,3 @@ def _what_it_is(state: Mapping[str, Tensor]) -> str:
         return error.hint
     names = [spec.name for spec in zoo().values() if (spec.arch, spec.params) == (arch, size)]
     return f"It is a {arch} network of {size:,} parameters" + (f", as {' and '.join(names)} are." if names else ".")
-
-
-def _trained_for(file: Path) -> str | None:
-    """The task that `mambair train` wrote into the file."""
-    task = note(file, "mambair").get("task")
-    return task if isinstance(task, str) and task in TASKS else None

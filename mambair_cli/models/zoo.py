@@ -37,6 +37,11 @@ def manifest() -> Path:
     return installed if installed.exists() else package.parent / "weights.toml"
 
 
+def behind(alias: str) -> list[ModelSpec]:
+    """The models with this alias, in order of recommendation; none where it is a model's name, or nobody's."""
+    return [] if alias in zoo() else [spec for spec in zoo().values() if alias in spec.aliases]
+
+
 def find(name: str, *, task: str | None = None, scale: int | None = None) -> ModelSpec:
     """The model of this name, or the best one with this alias (of the largest scale where none is given).
 
@@ -46,7 +51,7 @@ def find(name: str, *, task: str | None = None, scale: int | None = None) -> Mod
     models = zoo()
     if name in models:
         return _fitting(models[name], task, scale)
-    named = [spec for spec in models.values() if name in spec.aliases]
+    named = behind(name)
     if not named:
         raise UsageError(f"There is no model {name!r}.", _suggest(name, models))
     fits = [spec for spec in named if task in (None, spec.task) and scale in (None, spec.scale)]

@@ -38,6 +38,7 @@ def export(
     dtype = torch.float16 if keep_half else torch.float32
     arch, kwargs = recipe.arguments()
     told = {"arch": arch, "kwargs": kwargs, "task": recipe.task, "scale": recipe.scale}
+    told["compressed"] = recipe.degradation.compressed
     tensors: dict[str, Tensor] = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in exact.items()}
     content = save(tensors, {"mambair": json.dumps(told)})  # one entry: the order of several is left to chance
     card = {
