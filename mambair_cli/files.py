@@ -221,8 +221,6 @@ def plan(sources: Sequence[Source], naming: Naming, force: bool = False) -> list
     jobs = [_job(source, place) for source in sources]
     earlier, again = _earlier_results(jobs, naming, force), _again(sources, naming.tag)
     jobs = [job for source, job in zip(sources, jobs, strict=True) if not (earlier(source) or again(source))]
-    if not jobs:
-        raise UsageError("no pictures found", "Give files or folders; folders are searched deeper with -r.")
     if naming.compare:
         jobs = [job if job.error else replace(job, comparison=_comparison(job)) for job in jobs]
     _refuse_conflicts(jobs)

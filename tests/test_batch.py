@@ -228,7 +228,7 @@ def test_what_cannot_be_reached_fails_and_the_rest_goes_on(
     monkeypatch.setattr(os, "scandir", denied)
     inputs = ("n" * 300, tmp_path / "in", tmp_path / "nothing*.png")
     command = ("upscale", "--weights", x2, *inputs, "-r", "--json", "-o", tmp_path / "out")
-    for rehearsal, status in (["--dry-run"], "skipped"), ([], "done"):
+    for rehearsal, status in (["--dry-run"], "planned"), ([], "done"):
         outcome = run(*command, *rehearsal)
         told = [json.loads(line) for line in outcome.out.splitlines()]
         assert [record["status"] for record in told] == ["failed", status, "failed", "failed"]

@@ -159,7 +159,7 @@ def test_a_rehearsal_names_everything_and_does_nothing(run: Mambair) -> None:
     assert sorted(Path().iterdir()) == before
     outcome = run("upscale", "-m", "light", "-s", "4", "-n", "--json", "a.png")
     [record] = [json.loads(line) for line in outcome.out.splitlines()]
-    assert (record["status"], record["output_size"]) == ("skipped", [244, 188])
+    assert (record["status"], record["output_size"]) == ("planned", [244, 188])
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,6 @@ def test_names_come_from_a_template() -> None:
 @pytest.mark.parametrize(
     ("inputs", "naming", "reason"),
     [
-        ([], {}, "no pictures found"),
         (["a.png", "b.JPG"], {"output": "x.png"}, "cannot all become"),
         (["a.png", "b.JPG"], {"output": "-"}, "one stream"),
         (["a.png"], {"output": "x.xyz"}, "cannot write .xyz"),

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -17,8 +17,18 @@ import typer
 from mambair_cli import __version__, atomic, console
 from mambair_cli.cli import bench, compare, doctor, models, restore, speed, train
 from mambair_cli.cli.help import Command, Group
+from mambair_cli.cli.options import completion
 from mambair_cli.errors import MambairError
 from mambair_cli.tasks import TASKS
+
+# The commands beside those of the tasks.
+OTHERS: dict[str, Callable[..., None]] = {
+    "compare": compare.compare,
+    "bench": bench.bench,
+    "speed": speed.speed,
+    "train": train.train,
+    "doctor": doctor.doctor,
+}
 
 
 class Stopped(BaseException):
@@ -37,7 +47,7 @@ def _version(wanted: bool) -> None:
 
 def about(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("-V", "--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Restore pictures with state-space models: upscale, denoise, derain, decompress.
@@ -69,10 +79,21 @@ def application() -> typer.Typer:
     )
     for task in TASKS.values():
         app.command(task.name, cls=Command)(restore.command_of(task))
-    for command in (compare.compare, bench.bench, speed.speed, train.train, doctor.doctor):
-        app.command(cls=Command)(command)
+    for name, command in OTHERS.items():
+        app.command(name, cls=Command)(command)
     app.add_typer(models.app, name="models")
+    app.command("help", cls=Command)(show_help)
     return app
+
+
+def show_help(
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[COMMAND]", autocompletion=completion(*TASKS, *OTHERS, "models"), show_default=False),
+    ] = None,
+) -> None:
+    """Show the help of a command, as COMMAND --help does."""
+    application()([*(command or ()), "--help"], prog_name="mambair")
 
 
 def _escape(stream: object) -> None:

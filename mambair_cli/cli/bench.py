@@ -53,9 +53,22 @@ DATA = "Data"
 SPEED = "Speed"
 RUNNING_ONLY = {"save", "fresh", "ensemble", "tile", "overlap", "precision"}  # options of models
 
+
+def _complete_dataset(incomplete: str) -> list[str]:
+    from mambair_cli.bench import datasets
+
+    return [name for name in datasets.registry() if name.startswith(incomplete)]
+
+
 Datasets = Annotated[
     list[str] | None,
-    typer.Option("-d", "--dataset", metavar="NAME|DIR", help="Set5, Urban100, ... or a folder. Repeat for several."),
+    typer.Option(
+        "-d",
+        "--dataset",
+        metavar="NAME|DIR",
+        help="Set5, Urban100, ... or a folder. Repeat for several.",
+        autocompletion=_complete_dataset,
+    ),
 ]
 Models = Annotated[
     list[str] | None,

@@ -11,12 +11,17 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mambair_cli.images.formats import MAX_PIXELS, MAX_RESULT_PIXELS
+from mambair_cli.images.formats import CHOICES, MAX_PIXELS, MAX_RESULT_PIXELS
 
 MODEL = "Model"
 RUNNING = "How it runs"
 RESULT = "Result"
 BATCH = "Batch"
+
+
+def completion(*words: str) -> Callable[[str], list[str]]:
+    """Shell completion of one of these words."""
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:
@@ -54,7 +59,11 @@ Offline = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        metavar="auto|cpu|cuda[:i]|mps", envvar="MAMBAIR_DEVICE", help="Where to compute.", rich_help_panel=RUNNING
+        metavar="auto|cpu|cuda[:i]|mps",
+        envvar="MAMBAIR_DEVICE",
+        help="Where to compute.",
+        autocompletion=completion("auto", "cpu", "cuda", "mps"),
+        rich_help_panel=RUNNING,
     ),
 ]
 Precision = Annotated[
@@ -62,6 +71,7 @@ Precision = Annotated[
     typer.Option(
         metavar="auto|fp32|bf16|fp16",
         help="auto: bf16 where device and network gain by it, fp32 elsewhere.",
+        autocompletion=completion("auto", "fp32", "bf16", "fp16"),
         rich_help_panel=RUNNING,
     ),
 ]
@@ -70,6 +80,7 @@ Tile = Annotated[
     typer.Option(
         metavar="auto|N|off",
         help="Side of the tiles in input pixels; auto fits them to the free memory.",
+        autocompletion=completion("auto", "off"),
         rich_help_panel=RUNNING,
     ),
 ]
@@ -114,6 +125,7 @@ FormatChoice = Annotated[
         "--format",
         metavar="png|jpg|webp|tiff|avif",
         help="Default: that of the input where it can be written, PNG for the rest.",
+        autocompletion=completion(*CHOICES),
         rich_help_panel=RESULT,
     ),
 ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mambair_cli import console
-from mambair_cli.cli.options import MODEL, RestoreOptions, with_options
+from mambair_cli.cli.options import MODEL, RestoreOptions, completion, with_options
 from mambair_cli.errors import UsageError, printable
 from mambair_cli.restoring.running import Running
 from mambair_cli.streams import stdout_is_terminal
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from mambair_cli.restoring.steps import Settings
 
 SIZE = "Target size"
+STREAMS = (0, "stdin"), (1, "stdout")
 
 # What a task that enlarges takes beside the shared options.
 ENLARGING: dict[str, Any] = {
@@ -34,6 +38,7 @@ ENLARGING: dict[str, Any] = {
             "--scale",
             metavar="N",
             help="2, 3, 4, or any: 8 and 1.5 too. Default: the model's.",
+            autocompletion=completion("2", "3", "4", "1.5", "6", "8"),
             show_default=False,
         ),
     ],
@@ -104,6 +109,7 @@ def _restore(request: Request, options: RestoreOptions) -> None:
     from mambair_cli.models import checkpoints
 
     voice = console.set_up(options.quiet)
+    options = _with_streams(options)
     running = Running(
         options.device, options.precision, options.tile, options.overlap, options.ensemble, options.seed
     )
@@ -111,6 +117,9 @@ def _restore(request: Request, options: RestoreOptions) -> None:
     request, jobs, notes = _prepare(request, file, options)
     for note in notes:
         voice.say(note)
+    if not jobs:
+        voice.say(_nothing(options), None)
+        raise typer.Exit
     if options.dry_run:
         return _rehearse(request, jobs, options)
 
@@ -138,9 +147,10 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tu
         listed = files.read_list(options.files_from)
         if options.files_from == files.STREAM and files.STREAM in inputs + listed:
             raise UsageError("stdin cannot be a picture and a list", "Leave out one of the two.")
-    if not inputs + listed:
+    if not inputs and not options.files_from:
         raise UsageError("no pictures given", f"For example: mambair {request.task} photo.jpg")
     _check_streams(inputs + listed, options)
+    _check_last(inputs, request.task, options)
     form = formats.of_choice(options.format) if options.format else None
     if file and request.model is None:
         request = request.for_weights(file)
@@ -158,6 +168,38 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tu
         jobs = [job for job in jobs if shard.holds(job.name)]
         notes.append(f"part {shard.index} of {shard.count}: {len(jobs)} of {whole} pictures")
     return request, jobs, [note for note in notes if note]
+
+
+def _nothing(options: RestoreOptions) -> str:
+    """What to say where there is nothing to do, which is no error."""
+    where = ", ".join((*(options.inputs or ()), *([options.files_from] if options.files_from else ())))
+    deeper = "" if options.recursive or not options.inputs else "; folders within folders: -r"
+    return f"nothing to do: no pictures in {where}{deeper}"
+
+
+def _with_streams(options: RestoreOptions) -> RestoreOptions:
+    """The options with stdin and stdout called "-", whatever the system calls them."""
+    stdin, stdout = (
+        dict.fromkeys((f"/dev/{name}", f"/dev/fd/{n}", f"/proc/self/fd/{n}"), "-") for n, name in STREAMS
+    )
+    return replace(
+        options,
+        inputs=[stdin.get(name, name) for name in options.inputs or ()],
+        files_from=stdin.get(options.files_from or "", options.files_from),
+        output=stdout.get(options.output or "", options.output),
+    )
+
+
+def _check_last(inputs: list[str], task: str, options: RestoreOptions) -> None:
+    """`in.png out.png` and `*.png folder/`, as other programs take them, are no inputs. Raises UsageError."""
+    *others, last = inputs or [""]
+    meant = (len(others) == 1 and (others[0] == "-" or os.path.exists(others[0]))) or last.endswith(("/", os.sep))
+    if options.output is None and others and meant and not os.path.lexists(last) and not glob.has_magic(last):
+        raise UsageError(
+            f"{last} is not there to be read",
+            f"If the result is to go there: mambair {task} {shlex.join(others[:3])}{' ...' * (len(others) > 3)} "
+            f"-o {shlex.quote(last)}",
+        )
 
 
 def _check_streams(inputs: list[str], options: RestoreOptions) -> None:
@@ -180,6 +222,7 @@ def _settings(options: RestoreOptions) -> Settings:
         max_pixels=options.max_pixels,
         force=options.force,
         fail_fast=options.fail_fast,
+        describe=options.json,
     )
 
 
@@ -205,4 +248,4 @@ def _rehearsed(record: Record) -> str:
         line += f" ({', '.join(how)})"
     if record.status == "failed":
         return f"{line}: fails: {(record.error or '').splitlines()[0]}"
-    return line if record.error else f"{line}: exists, skipped"
+    return line if record.status == "planned" else f"{line}: exists, skipped"

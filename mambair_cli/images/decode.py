@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from mambair_cli.errors import BadImage
 from mambair_cli.images import color, deep, metadata, raw, structure
 from mambair_cli.images.color import Array
-from mambair_cli.images.formats import FORMATS, MAX_PIXELS, VIDEO_SUFFIXES
+from mambair_cli.images.formats import FORMATS, MAX_PIXELS, MAX_RESULT_PIXELS, VIDEO_SUFFIXES
 from mambair_cli.images.metadata import Metadata
 from mambair_cli.streams import held
 
@@ -92,6 +92,21 @@ def read_picture(source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
             read = _read_deep if _is_deep(file, image) else _read_with_pillow
             picture = read(file, image, max_pixels)
         return replace(picture, warnings=(*notes, *picture.warnings))
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """(width, height) as `read_picture` would give it, read off the header; None where that does not tell."""
+    try:
+        with _opened(path, MAX_RESULT_PIXELS) as file:
+            if raw.is_raw(file, path):
+                return None
+            file, _ = structure.checked(file)
+            image = _identify(file, MAX_RESULT_PIXELS)
+            if image is None:
+                return None
+            return image.size[::-1] if metadata.orientation(image) > 4 else image.size
+    except BadImage:
+        return None
 
 
 def read_rgb(source: Source, max_pixels: int = MAX_PIXELS) -> Array:

@@ -26,7 +26,6 @@ READ_AHEAD = 2
 WRITERS = 4
 # Results waiting to be written: many small ones at once, but never two large ones beside the one being restored.
 WAITING_PIXELS = 64_000_000
-DRY_RUN = "dry run"
 FULL, FAILED = "the disk is full", "another picture failed"  # why others are not tried
 
 
@@ -114,9 +113,9 @@ class _Upcoming:
 def rehearse(job: Job, request: Request, settings: Settings) -> Record:
     """What `run` would do with a job: `--dry-run`. Loads no network."""
     if not job.error and steps.is_there(job, settings):
-        return Record.of(job, "skipped")
+        return steps.skipped(job, settings)
     if not job.error and job.source is None:  # reading it would take it away from the real run
-        return Record.of(job, "skipped", DRY_RUN)
+        return Record.of(job, "planned")
     try:
         picture, _ = steps.read(job, settings)
         assert picture is not None
@@ -124,7 +123,7 @@ def rehearse(job: Job, request: Request, settings: Settings) -> Record:
     except MambairError as error:
         return Record.of(job, "failed", str(error))
     return replace(
-        Record.of(job, "skipped", DRY_RUN),
+        Record.of(job, "planned"),
         model=planned.model,
         scale=planned.scale,
         input_size=picture.size,
@@ -160,7 +159,7 @@ class Outbox:
 
     def skip(self, job: Job) -> None:
         """What is there already. If its comparison is not, that is made: one at a time, as the size is not known."""
-        record = Record.of(job, "skipped")
+        record = steps.skipped(job, self._settings)
         if job.comparison is None or os.path.exists(job.comparison):
             return self.put(job, record)
         return self._add(

@@ -8,7 +8,8 @@ from typing import Literal
 
 from mambair_cli.files import STREAM, Job
 
-Status = Literal["done", "skipped", "failed", "not tried"]  # skipped: it exists; not tried: the batch ended before
+# skipped: it exists; not tried: the batch ended before; planned: what --dry-run says of the rest
+Status = Literal["done", "skipped", "failed", "not tried", "planned"]
 
 
 @dataclass(frozen=True)

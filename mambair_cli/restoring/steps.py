@@ -16,9 +16,10 @@ from mambair_cli.atomic import AlreadyThere, DiskFullError, atomic_write
 from mambair_cli.errors import BadImage, MambairError, Unavailable
 from mambair_cli.files import Job
 from mambair_cli.images import encode
-from mambair_cli.images.decode import Picture, read_picture
+from mambair_cli.images.decode import Picture, read_picture, size_of
 from mambair_cli.images.encode import Encoding
 from mambair_cli.images.formats import MAX_PIXELS, MAX_RESULT_PIXELS, of_suffix
+from mambair_cli.images.software import made_by
 from mambair_cli.restoring.picture import Load, Say, restore
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Request
@@ -36,6 +37,7 @@ class Settings:
     max_pixels: int | None = None  # of inputs and results, instead of the usual
     force: bool = False
     fail_fast: bool = False
+    describe: bool = False  # results that are there already: their records say what they are, which takes reading
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,19 @@ def is_there(job: Job, settings: Settings) -> bool:
     """Whether there is a result to keep."""
     # Not Path.exists: it raises where a folder is locked or a name too long; then reading or writing says so.
     return job.target is not None and not settings.force and os.path.exists(job.target)
+
+
+def skipped(job: Job, settings: Settings) -> Record:
+    """The record of a job whose result is there already; with its sizes and model where the files tell them."""
+    record = Record.of(job, "skipped")
+    if not (settings.describe and job.source and job.target):
+        return record
+    started = time.perf_counter()
+    sizes, made = [size_of(path) for path in (job.source, job.target)], made_by(job.target)
+    seconds = round(time.perf_counter() - started, 3)
+    return replace(
+        record, model=made.model if made else None, input_size=sizes[0], output_size=sizes[1], seconds=seconds
+    )
 
 
 def restored(
@@ -112,7 +127,7 @@ def write(job: Job, result: Picture, record: Record, settings: Settings) -> Writ
     except BrokenPipeError:
         raise
     except AlreadyThere:
-        return Written(Record.of(job, "skipped"))
+        return Written(skipped(job, settings))
     except Exception as error:  # Pillow's encoders raise anything, too
         return Written(replace(record, status="failed", error=str(error)), full=isinstance(error, DiskFullError))
     seconds = (record.seconds or 0.0) + time.perf_counter() - started
