@@ -117,7 +117,7 @@ def _free_place(at: float, high: float, wide: float, taken: Sequence[Box], width
         (left, left + wide, high + shift - LINE / 2, high + shift + LINE / 2)
         for shift in shifts
         for left in (at + 9, at - 9 - wide)
-        if left > 2 and left + wide < width and 0 < high + shift - LINE and high + shift < HEIGHT - BOTTOM
+        if left > 2 and left + wide < width and high + shift - LINE > 0 and high + shift < HEIGHT - BOTTOM
     ]
     free = (a for a in places if not any(a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3] for b in taken))
     return next(free, (at + 9, at + 9 + wide, high - LINE / 2, high + LINE / 2))
