@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from mambair_cli.errors import MambairError
+from mambair_cli.errors import AlreadyThere, MambairError
 
 try:
     import fcntl
@@ -36,10 +36,6 @@ _log = logging.getLogger("mambair")
 
 class DiskFullError(MambairError):
     """No room for a result; whatever comes next will not fit either."""
-
-
-class AlreadyThere(MambairError):
-    """Something else has written the file meanwhile, and it is not to be replaced."""
 
 
 @contextmanager

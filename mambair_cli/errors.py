@@ -39,6 +39,10 @@ class BadImage(MambairError):
     """A picture cannot be read, or cannot be handled without losing something."""
 
 
+class AlreadyThere(MambairError):
+    """Something else has written a file meanwhile, and it is not to be replaced."""
+
+
 _SHORT = {"\a": r"\a", "\b": r"\b", "\t": r"\t", "\n": r"\n", "\v": r"\v", "\f": r"\f", "\r": r"\r"}
 # What a terminal obeys or is misled by: control characters (C0, DEL, C1), separators of lines, what turns the
 # direction of writing, and bytes that are no UTF-8 (Python keeps them as surrogates).

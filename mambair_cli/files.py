@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from mambair_cli.errors import UsageError
 from mambair_cli.images.formats import FORMATS, RAW_SUFFIXES, VIDEO_SUFFIXES, Format, of_suffix, readable_suffixes
+from mambair_cli.places import Place
 from mambair_cli.streams import read_stdin
 
 STREAM = "-"  # stdin or stdout
@@ -24,15 +25,15 @@ TEMPLATE_FIELDS = ("stem", "name", "tag", "ext")
 
 _BESIDE = "{stem}_{tag}{ext}"  # next to the input
 _ENLARGED = re.compile(r"x?\d")  # how tags of upscaling begin: x4, 3840px
-_IN_FOLDER = "{stem}{ext}"  # in a folder of its own
+IN_FOLDER = "{stem}{ext}"  # in a folder of its own
 
 
 @dataclass(frozen=True)
 class Job:
     """One input and its output."""
 
-    source: Path | None  # None: stdin
-    target: Path | None  # None: stdout
+    source: Path | Place | None  # None: stdin
+    target: Path | Place | None  # None: stdout
     format: Format
     comparison: Path | None = None  # a page that shows both
     error: str | None = None  # why there is nothing to read; then nothing is written either
@@ -50,8 +51,8 @@ class Job:
 
     @property
     def targets(self) -> list[Path]:
-        """All that is written."""
-        return [path for path in (self.target, self.comparison) if path]
+        """All that is written on this machine."""
+        return [path for path in (self.target, self.comparison) if isinstance(path, Path)]
 
 
 @dataclass(frozen=True)
@@ -227,10 +228,10 @@ def plan(sources: Sequence[Source], naming: Naming, force: bool = False) -> list
     return jobs
 
 
-Place = Callable[[Source], tuple[Path | None, Format]]
+Target = Callable[[Source], tuple[Path | None, Format]]
 
 
-def _job(source: Source, place: Place) -> Job:
+def _job(source: Source, place: Target) -> Job:
     name = source.relative.as_posix()
     if source.error:
         return Job(source.path, None, FORMATS["PNG"], error=source.error, name=name)
@@ -239,13 +240,13 @@ def _job(source: Source, place: Place) -> Job:
 
 def _earlier_results(jobs: Sequence[Job], naming: Naming, force: bool) -> Callable[[Source], bool]:
     """Whether a source is a result: found below the folder of the results, or called like one."""
-    folder = _folder(naming.output)
+    folder = folder_of(naming.output)
     if folder is not None:
         return lambda source: (
             source.root is not None and _is_below(source.path, folder) and not _is_below(source.root, folder)
         )
     if naming.output is None and "{tag}" in (naming.template or _BESIDE):
-        results = {_key(job.target) for job in jobs if job.target}
+        results = {_key(target) for job in jobs for target in job.targets}
         return lambda source: (
             (source.root is not None or not force) and source.path is not None and _key(source.path) in results
         )
@@ -274,7 +275,7 @@ def _is_below(path: Path | None, folder: Path) -> bool:
     return path is not None and Path(_key(path)).is_relative_to(_key(folder))
 
 
-def _folder(output: str | None) -> Path | None:
+def folder_of(output: str | None) -> Path | None:
     """The folder that `-o` names, None where it names a file, a stream, or nothing. Raises UsageError."""
     if output in (None, STREAM):
         return None
@@ -288,27 +289,27 @@ def _folder(output: str | None) -> Path | None:
     return None
 
 
-def _placement(sources: Sequence[Source], naming: Naming) -> Place:
+def _placement(sources: Sequence[Source], naming: Naming) -> Target:
     """Where a source's result goes, as `-o` wants it: stdout, one file, a folder, or next to the input."""
-    output, folder = naming.output, _folder(naming.output)
+    output, folder = naming.output, folder_of(naming.output)
     if output == STREAM or (output is None and [source.path for source in sources] == [None]):
         if len(sources) > 1:
             raise UsageError(f"{len(sources)} pictures do not fit into one stream", "Use -o FOLDER/.")
         return lambda source: (None, naming.format or FORMATS["PNG"])
     if output is None:
-        template = _checked(naming.template or _BESIDE)
-        return lambda source: _named(source, (source.path or source.relative).parent, template, naming)
+        template = checked(naming.template or _BESIDE)
+        return lambda source: named(source, (source.path or source.relative).parent, template, naming)
     if folder is not None:
-        template = _checked(naming.template or _IN_FOLDER)
-        return lambda source: _named(source, folder / source.relative.parent, template, naming)
+        template = checked(naming.template or IN_FOLDER)
+        return lambda source: named(source, folder / source.relative.parent, template, naming)
     if len(sources) > 1:
         raise UsageError(f"{len(sources)} pictures cannot all become {output}", f"If a folder is meant: -o {output}/")
     path = Path(output)
-    form = _format_of(path, naming)
+    form = format_of(path, naming)
     return lambda source: (path, form)
 
 
-def _checked(template: str) -> str:
+def checked(template: str) -> str:
     """The template, if it can be filled. Raises UsageError."""
     fields = ", ".join(f"{{{field}}}" for field in TEMPLATE_FIELDS)
     try:
@@ -320,7 +321,7 @@ def _checked(template: str) -> str:
     return template
 
 
-def _named(source: Source, folder: Path, template: str, naming: Naming) -> tuple[Path, Format]:
+def named(source: Source, folder: Path, template: str, naming: Naming) -> tuple[Path, Format]:
     """The output below `folder`. Its format follows the input where it can be written; PNG takes the rest."""
     name, own = source.relative, of_suffix(source.relative)
     form = naming.format or own or FORMATS["PNG"]
@@ -328,10 +329,10 @@ def _named(source: Source, folder: Path, template: str, naming: Naming) -> tuple
     target = folder / template.format(stem=name.stem, name=name.name, tag=naming.tag, ext=suffix)
     if of_suffix(target) is None:
         target = target.with_name(target.name + suffix)
-    return target, _format_of(target, naming)
+    return target, format_of(target, naming)
 
 
-def _format_of(target: Path, naming: Naming) -> Format:
+def format_of(target: Path | Place, naming: Naming) -> Format:
     form = of_suffix(target)
     if form is None:
         raise UsageError(f"cannot write {target.suffix} files", "Try .png, .jpg, .webp, .tiff or .avif.")
@@ -341,14 +342,14 @@ def _format_of(target: Path, naming: Naming) -> Format:
 
 
 def _comparison(job: Job) -> Path:
-    if job.source is None or job.target is None:
+    if job.source is None or not isinstance(job.target, Path):
         raise UsageError("--compare needs a file before and a file after, not a stream", "Name both files.")
     return job.target.with_name(f"{job.target.stem}_compare.html")
 
 
 def _refuse_conflicts(jobs: Sequence[Job]) -> None:
     """Raise UsageError if two jobs write one file or a job writes what another (or it) reads."""
-    inputs = {_key(job.source): job for job in jobs if job.source}
+    inputs = {_key(job.source): job for job in jobs if isinstance(job.source, Path)}
     outputs: dict[str, Job] = {}
     for job, target in [(one, target) for one in jobs for target in one.targets]:
         key = _key(target)

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mambair_cli import atomic
-from mambair_cli.atomic import AlreadyThere, DiskFullError, atomic_write
-from mambair_cli.errors import MambairError
+from mambair_cli.atomic import DiskFullError, atomic_write
+from mambair_cli.errors import AlreadyThere, MambairError
 
 
 @pytest.fixture(autouse=True)

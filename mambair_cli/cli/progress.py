@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 class Reporter:
     """Listens to a batch. A context manager; the summary comes at its end, whatever ended it.
 
-    `paths`: results are named on stdout, for other programs to read.
+    `paths`: results are named on stdout, for other programs to read. `total`: None where nobody has counted them.
     """
 
-    def __init__(self, voice: Voice, total: int, *, json: bool, paths: bool) -> None:
+    def __init__(self, voice: Voice, total: int | None, *, json: bool, paths: bool) -> None:
         self.counts: Counter[str] = Counter()
         self._voice, self._total, self._json = voice, total, json
         self._paths = paths and not voice.quiet and not json
@@ -42,7 +42,7 @@ class Reporter:
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         self._bar = self._closing.enter_context(self._voice.progress(*columns, TimeRemainingColumn()))
-        self._all = self._bar.add_task("pictures", total=self._total, visible=self._total > 1)
+        self._all = self._bar.add_task("pictures", total=self._total, visible=self._total != 1)
         self._tiles = self._bar.add_task("tiles", total=None, visible=False)
         return self
 
@@ -67,7 +67,7 @@ class Reporter:
             self._voice.problem(f"{record.input}: {record.error}")
         elif self._voice.lines and record.status != "not tried":
             seconds = f" in {record.seconds:.1f} s" if record.seconds else ""
-            line = f"[{self.counts.total()}/{self._total}] {record.output} {record.status}{seconds}"
+            line = f"[{self.counts.total()}/{self._total or '?'}] {record.output} {record.status}{seconds}"
             self._voice.say(line, None)
         self._bar.update(self._all, completed=self.counts.total())
         if self._json:
@@ -94,7 +94,8 @@ class Reporter:
     def _summary(self) -> None:
         say = self._voice.say
         counts = {status: self.counts[status] for status in ("done", "skipped", "failed")}
-        if left := self._total - sum(counts.values()):
+        tried = sum(counts.values())
+        if left := (self.counts.total() if self._total is None else self._total) - tried:
             counts["not tried"] = left
         numbers = ", ".join(f"{count} {what}" for what, count in counts.items())
         say(f"{numbers} in {time.monotonic() - self._started:.1f} s", None)

@@ -6,8 +6,8 @@ import glob
 import os
 import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,37 +114,49 @@ def _restore(request: Request, options: RestoreOptions) -> None:
         options.device, options.precision, options.tile, options.overlap, options.ensemble, options.seed
     )
     file = checkpoints.named(options.model, options.weights)[1]
-    request, jobs, notes = _prepare(request, file, options)
-    for note in notes:
+    work = _prepare(request, file, options)
+    for note in work.notes:
         voice.say(note)
     if not jobs:
         voice.say(_nothing(options), None)
         raise typer.Exit
     if options.dry_run:
-        return _rehearse(request, jobs, options)
+        return _rehearse(work.request, work.jobs, options)
 
-    from mambair_cli import scan
+    from mambair_cli import files, scan
     from mambair_cli.cli.progress import Reporter
     from mambair_cli.restoring import batch
     from mambair_cli.restoring.restorer import Restorers, pick_device
 
     scan.chosen_backend(pick_device(running.device))  # raises where MAMBAIR_SCAN makes no sense
     restorers = Restorers(running, file, options.offline)
-    stdout_is_free = all(job.target or job.error for job in jobs)
-    with Reporter(voice, len(jobs), json=options.json, paths=stdout_is_free) as reporter:
-        batch.run(jobs, request, restorers, _settings(options), reporter)
+    with Reporter(voice, work.total, json=options.json, paths=work.stdout_is_free) as reporter:
+        batch.run(work.jobs, work.request, restorers, _settings(options), reporter)
+    if work.others:
+        voice.say(files.left_alone(work.others))
     raise typer.Exit(1 if reporter.failed else 0)
 
 
-def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tuple[Request, list[Job], list[str]]:
-    """All that can be wrong before a network is loaded, and what the user should know. Raises UsageError or
-    Unavailable."""
-    from mambair_cli import files, shards
+@dataclass(frozen=True)
+class Work:
+    """What a command is to do."""
+
+    request: Request
+    jobs: Iterable[Job]
+    total: int | None  # None: nobody has counted the pictures of a store
+    notes: Sequence[str]
+    stdout_is_free: bool
+    others: Mapping[str, int]  # files of other kinds that are met only while the work is done
+
+
+def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> Work:
+    """All that can be wrong before a network is loaded. Raises UsageError or Unavailable."""
+    from mambair_cli import elsewhere, files, places, shards
     from mambair_cli.images import formats
 
-    inputs, listed = list(options.inputs or ()), []
+    inputs, listed = [places.localised(name) for name in options.inputs or ()], []
     if options.files_from:
-        listed = files.read_list(options.files_from)
+        listed = [places.localised(name) for name in files.read_list(options.files_from)]
         if options.files_from == files.STREAM and files.STREAM in inputs + listed:
             raise UsageError("stdin cannot be a picture and a list", "Leave out one of the two.")
     if not inputs and not options.files_from:
@@ -155,19 +167,25 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> tu
     if file and request.model is None:
         request = request.for_weights(file)
     nominal = request.nominal()
-    naming = files.Naming(request.tag, options.output, form, options.name, options.compare)
-    sources = files.find(inputs, options.recursive, listed, options.base)
-    jobs = files.plan(sources, naming, options.force)
+    output = places.localised(options.output) if options.output else None
+    naming = files.Naming(request.tag, output, form, options.name, options.compare)
+    shard = shards.parse(options.shard, os.environ) if options.shard else shards.WHOLE
     notes = [request.level_note(nominal)]
-    if left_out := len(sources) - len(jobs):
+    search = elsewhere.Search(inputs, listed, naming, options.recursive, options.base)
+    if search.needed:
+        stream = (job for job in search.jobs() if shard.holds(job.name))
+        return Work(request, stream, None, [note for note in notes if note], output != files.STREAM, search.others)
+    sources = files.find(inputs, options.recursive, listed, options.base)
+    whole = files.plan(sources, naming, options.force)
+    jobs = [job for job in whole if shard.holds(job.name)]
+    if left_out := len(sources) - len(whole):
         notes.append(f"{left_out} left out, as results of an earlier run")
     if sources.others:
         notes.append(files.left_alone(sources.others))
     if options.shard:
-        whole, shard = len(jobs), shards.parse(options.shard, os.environ)
-        jobs = [job for job in jobs if shard.holds(job.name)]
-        notes.append(f"part {shard.index} of {shard.count}: {len(jobs)} of {whole} pictures")
-    return request, jobs, [note for note in notes if note]
+        notes.append(f"part {shard.index} of {shard.count}: {len(jobs)} of {len(whole)} pictures")
+    stdout_is_free = all(job.target or job.error for job in jobs)
+    return Work(request, jobs, len(jobs), [note for note in notes if note], stdout_is_free, {})
 
 
 def _nothing(options: RestoreOptions) -> str:
@@ -226,7 +244,7 @@ def _settings(options: RestoreOptions) -> Settings:
     )
 
 
-def _rehearse(request: Request, jobs: list[Job], options: RestoreOptions) -> None:
+def _rehearse(request: Request, jobs: Iterable[Job], options: RestoreOptions) -> None:
     """`--dry-run`: what would be done, on stdout. Loads no torch."""
     from mambair_cli.restoring.batch import rehearse
 

@@ -133,6 +133,11 @@ def _at_8_bits(frame: Frame) -> Frame:
     return replace(frame, pixels=reduced(frame.pixels), alpha=None if frame.alpha is None else reduced(frame.alpha))
 
 
+def longest(max_pixels: int) -> int:
+    """Bytes that no file of so many pixels is longer than."""
+    return structure.LARGEST_PART + structure.BYTES_PER_PIXEL * max_pixels
+
+
 @contextmanager
 def _opened(source: Source, max_pixels: int) -> Iterator[IO[bytes]]:
     """The source as a file to seek in, at its beginning.
@@ -173,7 +178,7 @@ def _seekable(source: Source, max_pixels: int) -> Iterator[IO[bytes]]:
         head = stream.read(structure.HEAD)
         if not structure.is_picture(head) or structure.is_video(head):
             raise _unread(source, head)
-        with held(stream, structure.LARGEST_PART + structure.BYTES_PER_PIXEL * max_pixels, head) as file:
+        with held(stream, longest(max_pixels), head) as file:
             yield file
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import PurePath
+from typing import Protocol
 
 from mambair_cli.errors import UsageError
 
@@ -60,7 +60,14 @@ def readable_suffixes() -> frozenset[str]:
     return READABLE_SUFFIXES | RAW_SUFFIXES if find_spec("rawpy") else READABLE_SUFFIXES
 
 
-def of_suffix(path: PurePath) -> Format | None:
+class Named(Protocol):
+    """A path, or what has a suffix as paths have."""
+
+    @property
+    def suffix(self) -> str: ...
+
+
+def of_suffix(path: Named) -> Format | None:
     """The format that a file name asks for, or None."""
     return _BY_SUFFIX.get(path.suffix.lower())
 

@@ -104,7 +104,7 @@ class _Upcoming:
 
     def _fill(self) -> None:
         while len(self._queue) < READ_AHEAD and (job := next(self._jobs, None)):
-            if job.target and job.target.parent not in self._swept:
+            if isinstance(job.target, Path) and job.target.parent not in self._swept:
                 self._swept.add(job.target.parent)
                 atomic.sweep([job.target.parent])
             self._queue.append((job, self._readers.submit(steps.read, job, self._settings)))

@@ -9,17 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from io import BytesIO
+from pathlib import Path
 from typing import IO
 
+from PIL import Image
+
 from mambair_cli import compare
-from mambair_cli.atomic import AlreadyThere, DiskFullError, atomic_write
-from mambair_cli.errors import BadImage, MambairError, Unavailable
+from mambair_cli.atomic import DiskFullError, atomic_write
+from mambair_cli.errors import AlreadyThere, BadImage, MambairError, Unavailable
 from mambair_cli.files import Job
 from mambair_cli.images import encode
-from mambair_cli.images.decode import Picture, read_picture, size_of
+from mambair_cli.images.decode import Picture, Source, longest, read_picture, size_of
 from mambair_cli.images.encode import Encoding
 from mambair_cli.images.formats import MAX_PIXELS, MAX_RESULT_PIXELS, of_suffix
 from mambair_cli.images.software import made_by
+from mambair_cli.places import Place
 from mambair_cli.restoring.picture import Load, Say, restore
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Request
@@ -56,15 +60,18 @@ def read(job: Job, settings: Settings) -> Reading:
         raise BadImage(job.error)
     if is_there(job, settings):
         return None, 0.0
-    source = sys.stdin.buffer if job.source is None else job.source
-    picture = read_picture(source, settings.max_pixels or MAX_PIXELS)
+    limit = settings.max_pixels or MAX_PIXELS
+    source: Source | Place = sys.stdin.buffer if job.source is None else job.source
+    picture = read_picture(source.read(longest(limit)) if isinstance(source, Place) else source, limit)
     return picture, time.perf_counter() - started
 
 
 def is_there(job: Job, settings: Settings) -> bool:
-    """Whether there is a result to keep."""
+    """Whether there is a result to keep. Raises MambairError where a store does not answer."""
     # Not Path.exists: it raises where a folder is locked or a name too long; then reading or writing says so.
-    return job.target is not None and not settings.force and os.path.exists(job.target)
+    if job.target is None or settings.force:
+        return False
+    return job.target.exists() if isinstance(job.target, Place) else os.path.exists(job.target)
 
 
 def skipped(job: Job, settings: Settings) -> Record:
@@ -122,7 +129,7 @@ def write(job: Job, result: Picture, record: Record, settings: Settings) -> Writ
     """Write a result. One that appeared meanwhile stays, unless it is to be redone: then this one is not needed."""
     started = time.perf_counter()
     try:
-        with atomic_write(job.target, exclusive=not settings.force) if job.target else _stdout() as stream:
+        with _result(job, exclusive=not settings.force) as stream:
             notes = encode.write(result, stream, job.format, settings.encoding)
     except BrokenPipeError:
         raise
@@ -136,7 +143,7 @@ def write(job: Job, result: Picture, record: Record, settings: Settings) -> Writ
 
 def compared(job: Job, written: Written, settings: Settings) -> Written:
     """The comparison, where one is asked for; without it a job has not done what was asked."""
-    if not (job.source and job.target and job.comparison):
+    if not (isinstance(job.source, Path) and isinstance(job.target, Path) and job.comparison):
         return written
     try:
         compare.compare(job.source, job.target, job.comparison, max(settings.max_pixels or 0, MAX_RESULT_PIXELS))
@@ -147,7 +154,15 @@ def compared(job: Job, written: Written, settings: Settings) -> Written:
 
 
 @contextmanager
-def _stdout() -> Iterator[IO[bytes]]:
+def _result(job: Job, exclusive: bool) -> Iterator[IO[bytes]]:
+    """What the result is written to, and appears from at once in the end."""
+    if isinstance(job.target, Path):
+        with atomic_write(job.target, exclusive) as file:
+            yield file
+        return
     stream = BytesIO()
     yield stream
-    write_stdout(stream.getbuffer())
+    if job.target:
+        job.target.write(stream.getvalue(), Image.MIME[job.format.name], exclusive)
+    else:
+        write_stdout(stream.getbuffer())
