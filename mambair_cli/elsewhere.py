@@ -48,14 +48,12 @@ class Search:
     def jobs(self) -> Iterator[Job]:
         """A job for each picture, as it is found. What cannot be done is a job with an error.
 
-        Raises UsageError where nothing is found or the options make no sense, before any work.
+        Raises UsageError where the options make no sense, before any work.
         """
         if self.naming.compare:
             raise UsageError("--compare writes pages beside results, and not into stores", "Leave it out.")
         found = self._found()
         first = list(islice(found, 2))
-        if not first:
-            raise UsageError("no pictures found", "Folders are searched deeper with -r; in a store they end in /.")
         return self._planned(chain(first, found), self._placement(len(first) > 1))
 
     # --- what goes in ---

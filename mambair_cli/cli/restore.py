@@ -117,7 +117,7 @@ def _restore(request: Request, options: RestoreOptions) -> None:
     work = _prepare(request, file, options)
     for note in work.notes:
         voice.say(note)
-    if not jobs:
+    if work.total == 0:
         voice.say(_nothing(options), None)
         raise typer.Exit
     if options.dry_run:
@@ -132,6 +132,8 @@ def _restore(request: Request, options: RestoreOptions) -> None:
     restorers = Restorers(running, file, options.offline)
     with Reporter(voice, work.total, json=options.json, paths=work.stdout_is_free) as reporter:
         batch.run(work.jobs, work.request, restorers, _settings(options), reporter)
+    if not reporter.counts:
+        voice.say(_nothing(options), None)
     if work.others:
         voice.say(files.left_alone(work.others))
     raise typer.Exit(1 if reporter.failed else 0)

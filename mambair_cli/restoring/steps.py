@@ -30,6 +30,7 @@ from mambair_cli.restoring.request import Request
 from mambair_cli.restoring.running import TilesDone
 from mambair_cli.streams import write_stdout
 
+_CLOCKS = 1.0  # seconds by which those of machines and stores may differ; some stores know no fractions
 Reading = tuple[Picture | None, float]  # None: there is a result already; seconds
 
 
@@ -74,11 +75,20 @@ def is_there(job: Job, settings: Settings) -> bool:
     return job.target.exists() if isinstance(job.target, Place) else os.path.exists(job.target)
 
 
+def is_newer(job: Job, since: float) -> bool:
+    """Whether the result was written after a moment, in seconds since 1970, as far as the clocks agree."""
+    try:
+        written = job.target.modified() if isinstance(job.target, Place) else os.path.getmtime(job.target or "")
+    except OSError:
+        return False
+    return written is not None and written >= since - _CLOCKS
+
+
 def skipped(job: Job, settings: Settings) -> Record:
     """The record of a job whose result is there already; with its sizes and model where the files tell them."""
     record = Record.of(job, "skipped")
-    if not (settings.describe and job.source and job.target):
-        return record
+    if not (settings.describe and isinstance(job.source, Path) and isinstance(job.target, Path)):
+        return record  # what lies in a store would have to be fetched
     started = time.perf_counter()
     sizes, made = [size_of(path) for path in (job.source, job.target)], made_by(job.target)
     seconds = round(time.perf_counter() - started, 3)
