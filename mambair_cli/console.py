@@ -13,9 +13,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambair_cli.errors import MambairError, printable
+from mambair_cli.errors import MambairError, UsageError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,11 +26,38 @@ if TYPE_CHECKING:
 NOTICE, PROBLEM = "yellow", "red"
 
 
-class Voice:
-    """Lines and bars on stderr. `quiet`: only problems."""
+class Log(WatchedFileHandler):
+    """A file that lines with times are appended to; where it is moved away (logrotate), a new one is begun.
 
-    def __init__(self, quiet: bool = False) -> None:
+    Raises UsageError where it cannot be written; where that happens later it is said once, and nothing ends by it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise UsageError(f"cannot write the log {path}: {error.strerror}", "Name another file.") from error
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+        self._failed = False
+
+    def write(self, text: str) -> None:
+        """A line, whatever breaks the text has."""
+        self.handle(logging.makeLogRecord({"msg": "; ".join(printable(text, lines=True).split("\n"))}))
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        if not self._failed:
+            self._failed = True
+            voice.console.print(
+                printable(f"the log cannot be written: {sys.exc_info()[1]}"), style=PROBLEM, markup=False
+            )
+
+
+class Voice:
+    """Lines and bars on stderr. `quiet`: only problems. `log`: a file that gets all lines, also those of bars."""
+
+    def __init__(self, quiet: bool = False, log: Log | None = None) -> None:
         self.quiet = quiet
+        self.log = log
         self._console: Console | None = None
         self._bar: Progress | None = None  # the one being drawn: lines go above it
 
@@ -55,10 +84,23 @@ class Voice:
         """A line for people, unless they want quiet."""
         if not self.quiet:
             self._print(text, style)
+        self.note(text)
+
+    def step(self, text: str) -> None:
+        """A line of progress: said only where no bar is drawn for it."""
+        if self.lines:
+            self._print(text)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """A line for the log alone."""
+        if self.log:
+            self.log.write(text)
 
     def problem(self, text: str) -> None:
         """A line that is said in any case."""
         self._print(text, PROBLEM)
+        self.note(text)
 
     def error(self, error: MambairError) -> None:
         """What ends the program: what happened and why, then what to do."""
@@ -66,6 +108,7 @@ class Voice:
         self._print(error.message)
         if error.hint:
             self._print(error.hint, "dim")
+        self.note(f"error: {error}")
 
     @contextmanager
     def progress(self, *columns: str | ProgressColumn) -> Iterator[Progress]:
@@ -130,10 +173,11 @@ class Silence(Voice):
 voice: Voice = Silence(quiet=True)
 
 
-def set_up(quiet: bool = False) -> Voice:
-    """A new voice for a command; notices of the package and of libraries speak with it."""
+def set_up(quiet: bool = False, log: Path | None = None) -> Voice:
+    """A new voice for a command; notices of the package and of libraries speak with it. Raises UsageError where there
+    can be no log."""
     global voice
-    voice = Voice(quiet)
+    voice = Voice(quiet, Log(log) if log else None)
     logger = logging.getLogger("mambair")
     logger.handlers[:] = [_Notices()]
     logger.setLevel(logging.INFO)

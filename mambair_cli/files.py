@@ -210,13 +210,13 @@ def _shared_folder(names: Sequence[str]) -> str | None:
 # --- where it goes --------------------------------------------------------------------------------------------
 
 
-def plan(sources: Sequence[Source], naming: Naming, force: bool = False) -> list[Job]:
+def plan(sources: Sequence[Source], naming: Naming, force: bool = False, strict: bool = True) -> list[Job]:
     """A job for each source, all conflicts found before any work.
 
     Results of an earlier run are left out, as many as jobs are missing: a shell's *.png holds them the second time.
     With `force`, by which they would be overwritten, what is named is never taken for one.
-    Raises UsageError where two inputs share an output, where an output is an input, or where the template or the
-    output makes no sense.
+    Raises UsageError where two inputs share an output or where an output is an input (unless `strict` is False: then
+    that is an error of the job), and where the template or the output makes no sense.
     """
     place = _placement(sources, naming)
     jobs = [_job(source, place) for source in sources]
@@ -224,8 +224,10 @@ def plan(sources: Sequence[Source], naming: Naming, force: bool = False) -> list
     jobs = [job for source, job in zip(sources, jobs, strict=True) if not (earlier(source) or again(source))]
     if naming.compare:
         jobs = [job if job.error else replace(job, comparison=_comparison(job)) for job in jobs]
-    _refuse_conflicts(jobs)
-    return jobs
+    conflicts = dict(_conflicts(jobs))
+    if strict and conflicts:
+        raise next(iter(conflicts.values()))
+    return [replace(job, error=str(conflicts[i])) if i in conflicts else job for i, job in enumerate(jobs)]
 
 
 Target = Callable[[Source], tuple[Path | None, Format]]
@@ -347,24 +349,24 @@ def _comparison(job: Job) -> Path:
     return job.target.with_name(f"{job.target.stem}_compare.html")
 
 
-def _refuse_conflicts(jobs: Sequence[Job]) -> None:
-    """Raise UsageError if two jobs write one file or a job writes what another (or it) reads."""
+def _conflicts(jobs: Sequence[Job]) -> Iterator[tuple[int, UsageError]]:
+    """The places of jobs that would write what another one writes, or what another (or it) reads."""
     inputs = {_key(job.source): job for job in jobs if isinstance(job.source, Path)}
     outputs: dict[str, Job] = {}
-    for job, target in [(one, target) for one in jobs for target in one.targets]:
+    for place, job, target in [(i, one, target) for i, one in enumerate(jobs) for target in one.targets]:
         key = _key(target)
         if key in inputs:
-            raise UsageError(
-                f"{target} is an input: it would be overwritten by the result of {job.input}",
+            message = f"{target} is an input: it would be overwritten by the result of {job.input}"
+            hint = (
                 "Choose another folder with -o, or other names with --name. Results of an earlier run are left out "
-                "where their folder is named instead of each file.",
             )
-        if key in outputs:
-            raise UsageError(
-                f"{outputs[key].input} and {job.input} would both become {target}",
-                'Keep them apart with --name "{name}_{tag}{ext}", or use -o with -r to keep the folders.',
-            )
-        outputs[key] = job
+            yield place, UsageError(message, hint + "where their folder is named instead of each file.")
+        elif key in outputs:
+            message = f"{outputs[key].input} and {job.input} would both become {target}"
+            hint = 'Keep them apart with --name "{name}_{tag}{ext}", or use -o with -r to keep the folders.'
+            yield place, UsageError(message, hint)
+        else:
+            outputs[key] = job
 
 
 def _key(path: Path) -> str:

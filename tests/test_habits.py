@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import partial
 from pathlib import Path
 
@@ -170,3 +171,39 @@ def test_the_readme_prints_no_null(run: Mambair, x2: Path) -> None:
         assert all(record["seconds"] is not None for record in records if record["status"] == "done")
     with Image.open("a_x2.png") as image:
         assert image.size == (122, 94)
+
+
+# --- logs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_has_times_and_no_colour(run: Mambair, x2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    Path("bad\n\x1b[31m.png").write_bytes(b"no picture")
+    outcome = run("upscale", "--weights", x2, "-q", "a.png", "bad\n\x1b[31m.png", "-o", "out/", "--log", "all.log")
+    assert outcome.status == 1
+    assert "\x1b[" in outcome.err
+    Path("all.log").rename("all.log.1")  # as logrotate does
+    run("upscale", "-s", "1", "a.png", "--log", "all.log")
+    first, second = (Path(name).read_text("utf-8").splitlines() for name in ("all.log.1", "all.log"))
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} \S", line) for line in first + second)
+    told = [line.split(" ", 1)[1] for line in first]
+    assert told[0].startswith("mambair ")
+    assert re.fullmatch(r"\[1/2\] out/a.png done in \d+\.\d s", told[1])
+    assert told[2].startswith(r"bad; \033[31m.png: not a picture")
+    assert told[3].startswith("1 done, 0 skipped, 1 failed in")
+    assert second[-1].endswith(
+        "error: a scale of 1 enlarges nothing; Give a number above 1; --width, --height and "
+        "--long-edge also make pictures smaller."
+    )
+    run("upscale", "-n", "a.png", "--log", "none.log")
+    assert not Path("none.log").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_log_that_cannot_be_written_costs_no_result(run: Mambair, x2: Path) -> None:
+    outcome = run("upscale", "--weights", x2, "a.png", "--log", "nowhere/all.log")
+    assert (outcome.status, os.listdir()) == (2, ["a.png"])
+    assert "cannot write the log nowhere/all.log: No such file or directory" in outcome.err
+    outcome = run("upscale", "--weights", x2, "a.png", "--log", "/dev/full")
+    assert (outcome.status, outcome.out) == (0, b"a_x2.png\n")
+    assert outcome.err.count("the log cannot be written: [Errno 28] No space left on device") == 1

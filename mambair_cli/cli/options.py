@@ -103,6 +103,14 @@ Seed = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.", rich_help_panel=BATCH)]
+Log = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Append all that is told to a file, with times and a line a picture.",
+        rich_help_panel=BATCH,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only errors.", rich_help_panel=BATCH)]
 
 Inputs = Annotated[
@@ -184,6 +192,15 @@ Base = Annotated[
         rich_help_panel=BATCH,
     ),
 ]
+Watch = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        file_okay=False,
+        help="Restore what is in a folder and what arrives there, each file once, until interrupted.",
+        rich_help_panel=BATCH,
+    ),
+]
 Force = Annotated[
     bool, typer.Option("-f", "--force", help="Redo what is there; by default it is skipped.", rich_help_panel=BATCH)
 ]
@@ -239,12 +256,14 @@ class RestoreOptions:
     recursive: Recursive = False
     files_from: FilesFrom = None
     base: Base = None
+    watch: Watch = None
     force: Force = False
     dry_run: DryRun = False
     fail_fast: FailFast = False
     shard: Shard = None
     max_pixels: MaxPixels = None
     json: Json = False
+    log: Log = None
     quiet: Quiet = False
 
 

@@ -65,10 +65,10 @@ class Reporter:
         if record.status == "failed":
             self._failures.append(record)
             self._voice.problem(f"{record.input}: {record.error}")
-        elif self._voice.lines and record.status != "not tried":
+        elif record.status != "not tried":
             seconds = f" in {record.seconds:.1f} s" if record.seconds else ""
-            line = f"[{self.counts.total()}/{self._total or '?'}] {record.output} {record.status}{seconds}"
-            self._voice.say(line, None)
+            count = f"[{self.counts.total()}/{self._total or '?'}]"
+            self._voice.step(f"{count} {record.output} {record.status}{seconds}")
         self._bar.update(self._all, completed=self.counts.total())
         if self._json:
             self._tell(record.json())

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mambair_cli import console
+from mambair_cli import __version__, console
+from mambair_cli.cli import watching
 from mambair_cli.cli.options import MODEL, RestoreOptions, completion, with_options
 from mambair_cli.errors import UsageError, printable
 from mambair_cli.restoring.running import Running
@@ -21,7 +22,7 @@ from mambair_cli.streams import stdout_is_terminal
 from mambair_cli.task import Level, Task, Value
 
 if TYPE_CHECKING:
-    from mambair_cli.files import Job
+    from mambair_cli.files import Job, Naming
     from mambair_cli.restoring.record import Record
     from mambair_cli.restoring.request import Request
     from mambair_cli.restoring.steps import Settings
@@ -69,6 +70,8 @@ def command_of(task: Task) -> Callable[..., None]:
         own[task.level.name] = Annotated[str | None, option]
 
     def command(options: RestoreOptions, **values: Any) -> None:
+        voice = console.set_up(options.quiet, None if options.dry_run else options.log)
+        voice.note(f"mambair {__version__}: {shlex.join(sys.argv[1:])}")
         _restore(_request(task, values, options), options)
 
     command.__name__, command.__doc__ = task.name, task.about
@@ -108,8 +111,8 @@ def _request(task: Task, values: dict[str, Any], options: RestoreOptions) -> Req
 def _restore(request: Request, options: RestoreOptions) -> None:
     from mambair_cli.models import checkpoints
 
-    voice = console.set_up(options.quiet)
-    options = _with_streams(options)
+    voice = console.voice
+    options = watching.checked(_with_streams(options))
     running = Running(
         options.device, options.precision, options.tile, options.overlap, options.ensemble, options.seed
     )
@@ -117,7 +120,7 @@ def _restore(request: Request, options: RestoreOptions) -> None:
     work = _prepare(request, file, options)
     for note in work.notes:
         voice.say(note)
-    if work.total == 0:
+    if work.total == 0 and not options.watch:
         voice.say(_nothing(options), None)
         raise typer.Exit
     if options.dry_run:
@@ -130,8 +133,13 @@ def _restore(request: Request, options: RestoreOptions) -> None:
 
     scan.chosen_backend(pick_device(running.device))  # raises where MAMBAIR_SCAN makes no sense
     restorers = Restorers(running, file, options.offline)
-    with Reporter(voice, work.total, json=options.json, paths=work.stdout_is_free) as reporter:
-        batch.run(work.jobs, work.request, restorers, _settings(options), reporter)
+    total = None if options.watch else work.total
+    with Reporter(voice, total, json=options.json, paths=work.stdout_is_free) as reporter:
+        if options.watch:
+            naming = _naming(work.request, options)
+            watching.watch(work.request, naming, restorers, _settings(options), options, reporter)
+        else:
+            batch.run(work.jobs, work.request, restorers, _settings(options), reporter)
     if not reporter.counts:
         voice.say(_nothing(options), None)
     if work.others:
@@ -154,7 +162,6 @@ class Work:
 def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> Work:
     """All that can be wrong before a network is loaded. Raises UsageError or Unavailable."""
     from mambair_cli import elsewhere, files, places, shards
-    from mambair_cli.images import formats
 
     inputs, listed = [places.localised(name) for name in options.inputs or ()], []
     if options.files_from:
@@ -165,20 +172,19 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> Wo
         raise UsageError("no pictures given", f"For example: mambair {request.task} photo.jpg")
     _check_streams(inputs + listed, options)
     _check_last(inputs, request.task, options)
-    form = formats.of_choice(options.format) if options.format else None
     if file and request.model is None:
         request = request.for_weights(file)
     nominal = request.nominal()
-    output = places.localised(options.output) if options.output else None
-    naming = files.Naming(request.tag, output, form, options.name, options.compare)
+    naming = _naming(request, options)
     shard = shards.parse(options.shard, os.environ) if options.shard else shards.WHOLE
     notes = [request.level_note(nominal)]
     search = elsewhere.Search(inputs, listed, naming, options.recursive, options.base)
     if search.needed:
         stream = (job for job in search.jobs() if shard.holds(job.name))
-        return Work(request, stream, None, [note for note in notes if note], output != files.STREAM, search.others)
+        free = naming.output != files.STREAM
+        return Work(request, stream, None, [note for note in notes if note], free, search.others)
     sources = files.find(inputs, options.recursive, listed, options.base)
-    whole = files.plan(sources, naming, options.force)
+    whole = files.plan(sources, naming, options.force, strict=not options.watch)
     jobs = [job for job in whole if shard.holds(job.name)]
     if left_out := len(sources) - len(whole):
         notes.append(f"{left_out} left out, as results of an earlier run")
@@ -188,6 +194,16 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> Wo
         notes.append(f"part {shard.index} of {shard.count}: {len(jobs)} of {len(whole)} pictures")
     stdout_is_free = all(job.target or job.error for job in jobs)
     return Work(request, jobs, len(jobs), [note for note in notes if note], stdout_is_free, {})
+
+
+def _naming(request: Request, options: RestoreOptions) -> Naming:
+    """How results are called. Raises UsageError."""
+    from mambair_cli import files, places
+    from mambair_cli.images import formats
+
+    form = formats.of_choice(options.format) if options.format else None
+    output = places.localised(options.output) if options.output else None
+    return files.Naming(request.tag, output, form, options.name, options.compare)
 
 
 def _nothing(options: RestoreOptions) -> str:
