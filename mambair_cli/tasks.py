@@ -148,7 +148,7 @@ QUALITY = Level(
 
 UPSCALE = Task(
     name="upscale",
-    about="""Enlarge pictures 2, 3 or 4 times, or to a size.
+    about="""Enlarge pictures, by any factor or to a size.
 
     [bold]Examples[/]
 
@@ -156,6 +156,7 @@ UPSCALE = Task(
     mambair upscale photo.jpg                   photo_x4.jpg, next to it
     mambair upscale -s 2 -m base *.png -o big/  another model, into a folder
     mambair upscale --long-edge 3840 photo.jpg  enough for a 4K screen
+    mambair upscale -s 1.5 photo.jpg            any factor: 8 as well
     mambair upscale --compare photo.jpg         and a page that shows the gain
     mambair upscale -r album/ -o big/           a tree; again: go on with it
     cat a.png | mambair upscale - > b.png       through pipes
@@ -165,8 +166,9 @@ UPSCALE = Task(
     [bold]--clean[/] and [bold]--compressed[/] say otherwise. Most published models are
     for clean ones: for noisy photos try [bold]-m real[/].
     Orientation, colour profile, transparency and metadata are kept.
-    For a target size the smallest scale that is enough runs, then the result
-    is shrunk; pictures that are large enough are shrunk only, unless -s is
+    Models enlarge 2, 3 or 4 times. For other sizes the smallest that is
+    enough runs, or two of them one after the other, then the result is
+    resampled; pictures that are large enough are shrunk only, unless -s is
     given: then they are restored first.
     """,
     tag="x{scale}",

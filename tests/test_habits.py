@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import subprocess
 from functools import partial
 from pathlib import Path
 
@@ -207,3 +209,31 @@ def test_a_log_that_cannot_be_written_costs_no_result(run: Mambair, x2: Path) ->
     outcome = run("upscale", "--weights", x2, "a.png", "--log", "/dev/full")
     assert (outcome.status, outcome.out) == (0, b"a_x2.png\n")
     assert outcome.err.count("the log cannot be written: [Errno 28] No space left on device") == 1
+
+
+# --- docs/automation.md ---------------------------------------------------------------------------------------------
+
+AUTOMATION = (Path(__file__).parent.parent / "docs" / "automation.md").read_text("utf-8")
+
+
+def test_the_commands_of_the_docs_are_understood(run: Mambair, tmp_path: Path) -> None:
+    Path("srv/pictures/in").mkdir(parents=True)
+    photo().save("srv/pictures/in/a.png")
+    commands = re.findall(r"(?:^|`|/usr/local/bin/)mambair ([a-z]+ [^`\n]+)$", AUTOMATION, re.MULTILINE)
+    commands += re.findall(r"`mambair (upscale [^`]+)`", AUTOMATION)
+    assert len(commands) >= 4
+    pytest.importorskip("watchfiles", reason="needs the extra `watch`")
+    for command in commands:
+        arguments = command.replace("/srv/", "srv/").replace("/var/log/", "").split()
+        outcome = run(*arguments, "-n")
+        assert (outcome.status, outcome.out[:20]) == (0, b"srv/pictures/in/a.pn"), command
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd")
+def test_the_unit_of_the_docs_is_sound(tmp_path: Path) -> None:
+    [unit] = re.findall(r"```ini\n(.*?)```", AUTOMATION, re.DOTALL)
+    (tmp_path / "mambair.service").write_text(unit.replace("/usr/local/bin/mambair", "/bin/true"))
+    ended = subprocess.run(
+        ["systemd-analyze", "verify", "mambair.service"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "mambair.service" not in ended.stderr, ended.stderr
