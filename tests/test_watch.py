@@ -188,6 +188,18 @@ def test_a_full_disk_ends_it_and_nothing_counts_as_taken(
     assert Path(f"out/{watch.JOURNAL}").read_text() == ""
 
 
+@pytest.mark.skipif(not hasattr(watch.fcntl, "F_SETLEASE"), reason="leases are Linux's")
+def test_a_refused_lease_tells_something_only_where_others_were_given(tmp_path: Path) -> None:
+    leases = watch.Leases()
+    (tmp_path / "other").touch()
+    with open(tmp_path / "held", "wb"):
+        assert not leases.refused(str(tmp_path / "held"))  # as on NFS, where all are refused
+        assert not leases.refused(str(tmp_path / "other"))
+        assert leases.refused(str(tmp_path / "held"))
+    assert not leases.refused(str(tmp_path / "held"))
+    assert not leases.refused(str(tmp_path / "missing"))
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [

@@ -86,6 +86,8 @@ class Arrivals:
         self.pause = IDLE  # seconds until it is worth to look again
         self.tried: dict[str, State] = {}  # in this run, whatever came of it
         self._journal = journal
+        self._leases = Leases()
+        self._leases.refused(str(journal.path))  # nobody writes it now: shows whether leases are given there
         self._seen: dict[str, tuple[State, float]] = {}  # since when they are so
 
     def ready(self, jobs: Iterable[Job]) -> list[tuple[Job, State]]:
@@ -99,7 +101,7 @@ class Arrivals:
             since = since if before == state else now
             seen[job.input] = state, since
             quiet = LOOK if time.time() - state[1] / 1e9 > OLD else SETTLED
-            if now - since >= quiet and not _is_open(job.input):
+            if now - since >= quiet and not self._leases.refused(job.input):
                 ready.append((job, state))
         self._seen = seen
         last = max((since for _, since in seen.values()), default=now)
@@ -116,20 +118,28 @@ def state_of(path: str) -> State | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _is_open(path: str) -> bool:
-    """Whether a process of this machine has it open for writing: Linux tells its owner, by refusing a lease."""
-    if not hasattr(fcntl, "F_SETLEASE"):
+class Leases:
+    """Whether a process of this machine has a file open for writing: Linux tells its owner, by refusing a lease."""
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()  # devices that gave one; others (NFS) may refuse whatever is asked
+
+    def refused(self, path: str) -> bool:
+        """Whether it is being written; False where that cannot be known."""
+        if not hasattr(fcntl, "F_SETLEASE"):
+            return False
+        with suppress(OSError):  # not ours, gone, no leases here
+            number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            device = os.fstat(number).st_dev
+            try:
+                fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+                fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+                self._given.add(device)
+            except BlockingIOError:
+                return device in self._given
+            finally:
+                os.close(number)
         return False
-    with suppress(OSError):
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(number, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(number)
-    return False
 
 
 class Bell:
@@ -187,14 +197,14 @@ class Journal:
 
     def __init__(self, folder: Path, watched: Path, fresh: bool = False) -> None:
         """`fresh`: what earlier runs took is forgotten."""
-        self._path, self._folder = folder / JOURNAL, folder
+        self.path, self._folder = folder / JOURNAL, folder
         self._taken: dict[tuple[str, str], State] = {}
-        lines = [] if fresh else list(_read(self._path))
+        lines = [] if fresh else list(_read(self.path))
         for line in lines:
             if os.path.exists(watched / line["input"]) or os.path.exists(folder / line["output"]):
                 self._taken[line["input"], line["output"]] = line["bytes"], line["changed"]
         self._results = {output for _, output in self._taken if output}
-        with atomic_write(self._path) as stream:
+        with atomic_write(self.path) as stream:
             for names, state in self._taken.items():
                 stream.write(_line(names, state))
 
@@ -212,10 +222,10 @@ class Journal:
         self._taken[names] = state
         self._results.add(names[1])
         try:
-            with open(self._path, "ab") as stream:
+            with open(self.path, "ab") as stream:
                 stream.write(_line(names, state))
         except OSError as error:
-            raise MambairError(f"cannot write {self._path}: {error.strerror}") from error
+            raise MambairError(f"cannot write {self.path}: {error.strerror}") from error
 
     def _names(self, job: Job) -> tuple[str, str]:
         return job.name, os.path.relpath(str(job.target), self._folder) if job.target else ""
