@@ -206,6 +206,10 @@ def test_a_log_that_cannot_be_written_costs_no_result(run: Mambair, x2: Path) ->
     outcome = run("upscale", "--weights", x2, "a.png", "--log", "nowhere/all.log")
     assert (outcome.status, os.listdir()) == (2, ["a.png"])
     assert "cannot write the log nowhere/all.log: No such file or directory" in outcome.err
+    before = Path("a.png").read_bytes()
+    outcome = run("upscale", "--weights", x2, "--log", "a.png", "a.png")
+    assert (outcome.status, Path("a.png").read_bytes()) == (2, before)
+    assert "called like a picture" in outcome.err
     outcome = run("upscale", "--weights", x2, "a.png", "--log", "/dev/full")
     assert (outcome.status, outcome.out) == (0, b"a_x2.png\n")
     assert outcome.err.count("the log cannot be written: [Errno 28] No space left on device") == 1

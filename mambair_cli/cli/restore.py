@@ -70,7 +70,7 @@ def command_of(task: Task) -> Callable[..., None]:
         own[task.level.name] = Annotated[str | None, option]
 
     def command(options: RestoreOptions, **values: Any) -> None:
-        voice = console.set_up(options.quiet, None if options.dry_run else options.log)
+        voice = console.set_up(options.quiet, _log(options))
         voice.note(f"mambair {__version__}: {shlex.join(sys.argv[1:])}")
         _restore(_request(task, values, options), options)
 
@@ -211,6 +211,15 @@ def _nothing(options: RestoreOptions) -> str:
     where = ", ".join((*(options.inputs or ()), *([options.files_from] if options.files_from else ())))
     deeper = "" if options.recursive or not options.inputs else "; folders within folders: -r"
     return f"nothing to do: no pictures in {where}{deeper}"
+
+
+def _log(options: RestoreOptions) -> Path | None:
+    """The file that lines are appended to. Raises UsageError for what is no log by its name."""
+    from mambair_cli.images.formats import RAW_SUFFIXES, READABLE_SUFFIXES
+
+    if options.log and options.log.suffix.lower() in READABLE_SUFFIXES | RAW_SUFFIXES:
+        raise UsageError(f"{options.log} is called like a picture, not like a log", "For example: --log mambair.log")
+    return None if options.dry_run else options.log
 
 
 def _with_streams(options: RestoreOptions) -> RestoreOptions:
