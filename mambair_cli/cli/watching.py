@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambair_cli import console
+from mambair_cli import __version__, console
 from mambair_cli.cli.options import RestoreOptions
 from mambair_cli.errors import UsageError
 
@@ -50,6 +50,7 @@ def watch(
         jobs = files.plan(files.find([str(folder)], options.recursive), naming, options.force, strict=False)
         return [job for job in jobs if shard.holds(job.name)]
 
-    journal = watch.Journal(files.folder_of(naming.output) or folder, folder, fresh=options.force)
+    command = repr((__version__, request, settings.max_pixels))
+    journal = watch.Journal(files.folder_of(naming.output) or folder, folder, command, fresh=options.force)
     console.voice.say(f"watching {folder} for pictures, until Ctrl-C", None)
     watch.watch(folder, look, journal, request, load, settings, reporter)

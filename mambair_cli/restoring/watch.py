@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mambair_cli.atomic import atomic_write
 from mambair_cli.errors import MambairError, UsageError
@@ -34,7 +35,6 @@ OLD = 10.0  # seconds since its last change after which a file is not new: it wa
 LOOK = 0.25  # seconds between looks while files arrive
 IDLE = 10.0  # and while none does: no system tells of what other machines do in a shared folder
 
-FIELDS = {"input": str, "output": str, "bytes": int, "changed": int}  # of a line of the journal
 State = tuple[int, int]  # bytes, time of the last change in nanoseconds
 
 
@@ -189,41 +189,54 @@ class Bell:
 # --- what was taken -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A file that was taken."""
+
+    input: str  # its name below the folder that is watched
+    output: str  # that of its result below the folder of the results
+    bytes: int
+    changed: int  # nanoseconds
+    failed: str = ""  # under which command, as another one may do better
+
+
 class Journal:
     """Which files were taken, also by earlier runs: a line of JSON each, hidden in the folder of the results.
 
     A file that changes is another one. Raises MambairError where it cannot be written.
     """
 
-    def __init__(self, folder: Path, watched: Path, fresh: bool = False) -> None:
-        """`fresh`: what earlier runs took is forgotten."""
+    def __init__(self, folder: Path, watched: Path, command: str, fresh: bool = False) -> None:
+        """`command`: all that decides what fails. `fresh`: what earlier runs took is forgotten."""
         self.path, self._folder = folder / JOURNAL, folder
-        self._taken: dict[tuple[str, str], State] = {}
-        lines = [] if fresh else list(_read(self.path))
-        for line in lines:
-            if os.path.exists(watched / line["input"]) or os.path.exists(folder / line["output"]):
-                self._taken[line["input"], line["output"]] = line["bytes"], line["changed"]
-        self._results = {output for _, output in self._taken if output}
+        self._command = hashlib.sha256(command.encode()).hexdigest()[:16]
+        self._entries = {
+            (entry.input, entry.output): entry
+            for entry in ([] if fresh else _read(self.path))
+            if entry.failed in ("", self._command)
+            and (os.path.exists(watched / entry.input) or os.path.exists(folder / entry.output))
+        }
+        self._results = {output for _, output in self._entries}
         with atomic_write(self.path) as stream:
-            for names, state in self._taken.items():
-                stream.write(_line(names, state))
+            stream.writelines(map(_line, self._entries.values()))
 
     def has(self, job: Job, state: State) -> bool:
         """Whether the file was taken as it is, or is a result itself."""
-        own = os.path.relpath(job.input, self._folder)
-        return self._taken.get(self._names(job)) == state or own in self._results
+        entry = self._entries.get(self._names(job))
+        was_taken = entry is not None and (entry.bytes, entry.changed) == state
+        return was_taken or os.path.relpath(job.input, self._folder) in self._results
 
     def knows(self, job: Job) -> bool:
         """Whether a file of this name was taken, in whatever state."""
-        return self._names(job) in self._taken
+        return self._names(job) in self._entries
 
-    def add(self, job: Job, state: State) -> None:
+    def add(self, job: Job, state: State, failed: bool) -> None:
         names = self._names(job)
-        self._taken[names] = state
-        self._results.add(names[1])
+        self._entries[names] = entry = Entry(*names, *state, failed=self._command if failed else "")
+        self._results.add(entry.output)
         try:
             with open(self.path, "ab") as stream:
-                stream.write(_line(names, state))
+                stream.write(_line(entry))
         except OSError as error:
             raise MambairError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -231,19 +244,19 @@ class Journal:
         return job.name, os.path.relpath(str(job.target), self._folder) if job.target else ""
 
 
-def _line(names: tuple[str, str], state: State) -> bytes:
-    line = {"input": names[0], "output": names[1], "bytes": state[0], "changed": state[1]}
-    return json.dumps(line).encode() + b"\n"
+def _line(entry: Entry) -> bytes:
+    return json.dumps(asdict(entry)).encode() + b"\n"
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
+def _read(path: Path) -> Iterator[Entry]:
     """The lines that are whole."""
+    types = [str, str, int, int, str]
     with suppress(OSError):
         for text in path.read_bytes().splitlines():
-            with suppress(ValueError, AttributeError):
-                line = json.loads(text)
-                if {name: type(value) for name, value in line.items()} == FIELDS:
-                    yield line
+            with suppress(ValueError, TypeError):
+                entry = Entry(**json.loads(text))
+                if [type(value) for value in astuple(entry)] == types:
+                    yield entry
 
 
 class _Told:
@@ -268,5 +281,5 @@ class _Told:
                 self.note(job, f"has changed, but {record.output} is there already: --force makes it anew")
             # A picture that could not be read will not be until it changes; a result that could not be written may.
             if record.status != "failed" or (record.input_size is None and not job.error):
-                self._journal.add(job, state)
+                self._journal.add(job, state, record.status == "failed")
         self._listener.record(record)
