@@ -60,10 +60,10 @@ def weights(name: str, file: Path) -> Path:
 
 def test_the_list_is_plain_in_a_pipe() -> None:
     rows = [line.split("\t") for line in done("list").splitlines()]
-    assert rows[0] == ["MODEL", "JOB", "SIZE", "SCORE", "LICENCE", "HERE"]
+    assert rows[0] == ["MODEL", "JOB", "SIZE", "SCORE", "LICENCE", "HERE", "S/MP"]
     assert [row[0] for row in rows[1:]] == list(zoo.zoo())
-    assert ["mambairv2-light-x4-ntire", "upscale x4", "4.1 MB", "32.54 Set5", "MIT", ""] in rows
-    assert ["mambair-realdn", "denoise real", "~107 MB", "39.89 SIDD", "Apache-2.0", ""] in rows
+    assert ["mambairv2-light-x4-ntire", "upscale x4", "4.1 MB", "32.54 Set5", "MIT", "", ""] in rows
+    assert ["mambair-realdn", "denoise real", "~107 MB", "39.89 SIDD", "Apache-2.0", "", ""] in rows
 
 
 def test_the_list_by_task() -> None:
@@ -90,6 +90,7 @@ def test_every_model_has_a_card(name: str) -> None:
     card = done("info", name)
     for said in (name, spec.task, spec.licence, spec.training, spec.good_for, spec.not_for, f"{spec.params:,}"):
         assert said in card
+    assert f"{spec.macs[0] / 1e9:.3g} G for 128x128 in" in card
     for dataset, (psnr, _) in spec.published.items():
         assert f"{dataset} {psnr:.2f} dB" in card
     assert done("info", name, "--bibtex") == zoo.bibtex(spec).strip() + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from mambair_cli import archs
 from mambair_cli.cli.app import application
 from mambair_cli.errors import UsageError
-from mambair_cli.models import zoo
+from mambair_cli.models import timings, zoo
 from mambair_cli.speed import measure_network, op
 from mambair_cli.speed.machine import Rates
 
@@ -29,6 +30,7 @@ def test_counts_are_those_of_the_network() -> None:
     assert 0.8 * weights * pixels < row.macs < 1.1 * weights * pixels
     # Nine multiply-adds for an update; for a step of a channel the rank (2) of the time step and 14.
     assert row.scan_macs == 9 * row.updates + 16 * row.updates // 8
+    assert row.total_macs == row.macs + 9 * row.updates + 3 * row.updates // 8  # as papers count: the rank, and D u
     assert row.floor == (row.macs + row.scan_macs) / 1e9
     assert row.ratio == row.best / row.floor
     assert row.best <= row.seconds
@@ -67,6 +69,50 @@ def test_speed_reports() -> None:
     table = CliRunner().invoke(application(), ["speed", "-m", "mambair-light-x2", "--size", "16x8", "--threads", "1"])
     assert "time/floor" in table.stdout
     assert torch.get_num_threads() == threads
+
+
+def test_the_list_of_models_shows_what_was_measured_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As other commands run: without --threads; and at a size that says something."""
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(application(), [*arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def listed() -> dict[str, str]:
+        return {line.split("\t")[0]: line.split("\t")[-1] for line in run("models", "list").splitlines()}
+
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
+    assert listed()["MODEL"] == "S/MP"
+    assert set(listed().values()) == {"S/MP", ""}
+    for vain in (["--size", "16x16"], ["--size", "128x128", "--threads", "1"]):
+        run("speed", "-m", "dvmsr-x4", *vain)
+        assert set(listed().values()) == {"S/MP", ""}
+    row = json.loads(run("speed", "-m", "tiny-x2", "--size", "16x16", "--size", "128x128", "--json"))["rows"][-1]
+    seconds = row["seconds"] / 128**2 * 1e6
+    assert listed()["tiny-x2"] == f"{seconds:.3g}"
+    assert json.loads(run("models", "info", "tiny-x2", "--json"))["seconds_per_megapixel"] == seconds
+    assert f"{seconds:.3g} s for a megapixel here" in run("models", "info", "tiny-x2")
+    assert timings.known() == {"tiny-x2": seconds}
+    monkeypatch.setattr("platform.node", lambda: "another machine that has the same cache")
+    assert timings.known() == {}
+    timings.note({"tiny-x3": 2.0})
+    assert timings.known() == {"tiny-x3": 2.0}
+    monkeypatch.undo()
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
+    assert timings.known() == {"tiny-x2": seconds}
+    for damaged in ("", "[]", '{"x": 1', f'{{"{platform.node()}": {{"a": "b", "c": -1, "d": NaN}}}}', "[" * 9999):
+        (tmp_path / "cache" / timings.FILE).write_text(damaged)
+        assert timings.known() == {}
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "file" / "cache"))
+    timings.note({"tiny-x2": 1.0})  # nowhere: only said
+
+
+def test_small_downloads_come_first() -> None:
+    fetched = [spec.name for spec in zoo.zoo().values() if not spec.source.bundled]
+    assert fetched[:2] == ["pfvm-x4", "dvmsr-x4"]
+    assert [spec.name for spec in zoo.behind("mini")] == fetched[:2]
 
 
 def test_the_default_model_is_that_of_upscale() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mambair_cli.scan import fused, ordered_scan
 from mambair_cli.scan import orders as paths
+from mambair_cli.scan.backend import without_autocast
 from mambair_cli.scan.products import linear
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes (Mamba, Gu & Dao 2023, 3.6)
@@ -224,7 +225,7 @@ class Mlp(nn.Module):
 
 def full_precision(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """What makes pixels stays float32 under autocast: half precision hardly has more steps than 8-bit pixels."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return module(x.float())
 
 

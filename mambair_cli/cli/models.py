@@ -14,7 +14,7 @@ from mambair_cli import console
 from mambair_cli.cli.help import Command, Group
 from mambair_cli.cli.options import Json, Offline, Quiet
 from mambair_cli.errors import Unavailable, UsageError
-from mambair_cli.models import checkpoints, zoo
+from mambair_cli.models import checkpoints, timings, zoo
 from mambair_cli.models.spec import ModelSpec
 from mambair_cli.tasks import TASKS
 
@@ -50,6 +50,7 @@ def list_models(
     mambair models list --json | jq -r '.models[].name'
 
     The score is a published PSNR in dB; `mambair models info NAME` has the others, and how they were measured.
+    S/MP are seconds for a megapixel of input, where [bold]mambair speed -m NAME[/] has measured them on this machine.
     """
     if task not in (None, *TASKS):
         raise UsageError(f"There is no task {task!r}.", f"Tasks: {', '.join(TASKS)}.")
@@ -62,8 +63,8 @@ def list_models(
 
 def _show(specs: Iterable[ModelSpec]) -> None:
     """A line each; in a pipe with tabs."""
-    head = ("MODEL", "JOB", "SIZE", "SCORE", "LICENCE", "HERE")
-    rows = [(s.name, _job(s), _size(s), _score(s), s.licence, _here(s)) for s in specs]
+    head, times = ("MODEL", "JOB", "SIZE", "SCORE", "LICENCE", "HERE", "S/MP"), timings.known()
+    rows = [(s.name, _job(s), _size(s), _score(s), s.licence, _here(s), _time(times.get(s.name))) for s in specs]
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in (head, *rows)))
         return
@@ -72,7 +73,7 @@ def _show(specs: Iterable[ModelSpec]) -> None:
 
     table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0))
     for column in head:
-        table.add_column(column, justify="right" if column == "SIZE" else "left", no_wrap=column != "JOB")
+        table.add_column(column, justify="right" if column in ("SIZE", "S/MP") else "left", no_wrap=column != "JOB")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
@@ -265,6 +266,17 @@ def _score(spec: ModelSpec) -> str:
     return next((f"{psnr:.2f} {dataset}" for dataset, (psnr, _) in spec.published.items()), "")
 
 
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.3g}"
+
+
+def _macs(spec: ModelSpec) -> str:
+    if not spec.macs:
+        return ""
+    small, large = (f"{macs / 1e9:.3g} G" for macs in spec.macs)
+    return f"{small} for 128x128 in, {large} for 1280x720 out; 9 for each of the scan's updates, as papers count"
+
+
 def _here(spec: ModelSpec) -> str:
     if checkpoints.path(spec) is None:
         return ""
@@ -284,6 +296,8 @@ def _record(spec: ModelSpec) -> dict[str, Any]:
         "compressed": spec.compressed,
         "channels": spec.channels,
         "params": spec.params,
+        "macs": {"128x128 in": spec.macs[0], "1280x720 out": spec.macs[1]} if spec.macs else None,
+        "seconds_per_megapixel": timings.known().get(spec.name),
         "bytes": source.bytes,
         "sha256": source.sha256,
         "urls": source.urls,
@@ -311,6 +325,8 @@ def _card(spec: ModelSpec) -> str:
     lines = {
         "job": _job(spec) + (", grey" if spec.channels == 1 else ""),
         "network": f"{spec.arch}, {spec.params:,} parameters",
+        "MACs": _macs(spec),
+        "time": f"{_time(seconds)} s for a megapixel here" if (seconds := timings.known().get(spec.name)) else "",
         "trained on": spec.training,
         "good for": spec.good_for,
         "not for": spec.not_for,

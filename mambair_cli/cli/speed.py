@@ -52,7 +52,8 @@ def speed(
     mambair speed --scan --threads 1            the scan alone
 
     The floor is what the network's arithmetic would take at the rates measured in the same run:
-    time / floor can be compared between machines, seconds cannot.
+    time / floor can be compared between machines, seconds cannot. GMAC are multiply-adds as papers count them.
+    [bold]mambair models list[/] shows the times of this machine.
     """
     networks_only = {"--model": model, "--weights": weights, "--size": size, "--backward": backward}
     idle = [option for option, value in networks_only.items() if value]
@@ -63,7 +64,7 @@ def speed(
     from rich.console import Console
 
     from mambair_cli import speed as speeds
-    from mambair_cli.models import checkpoints, zoo
+    from mambair_cli.models import checkpoints, timings, zoo
     from mambair_cli.restoring.restorer import pick_device
 
     where = pick_device(device)
@@ -73,6 +74,8 @@ def speed(
         specs = [zoo.find(name) for name in model or ()]
         specs = specs or [checkpoints.spec_for_file(weights) if weights else zoo.resolve("upscale")]
         report = speeds.measure_speed(specs, sizes or speeds.DEFAULT_SIZES, where, threads, backward)
+        if threads is None and where == pick_device("auto") and not weights:  # as the other commands run
+            timings.note(report.seconds_per_megapixel)
     if json:
         print(dumps(report.document()))
     else:  # as wide as the terminal, and in a pipe as the tables need

@@ -72,7 +72,7 @@ def _spec(name: str, entry: Mapping[str, Any], protocols: Mapping[str, Any]) -> 
     scored = Protocol(**protocols[protocol])
     if scored.crop == "scale":
         scored = replace(scored, crop=entry.get("scale", 1))
-    for key in ("sigma", "quality"):
+    for key in ("sigma", "quality", "macs"):
         if isinstance(entry.get(key), list):
             entry[key] = tuple(entry[key])
     scores = {k: (*v, *[None] * (2 - len(v))) if isinstance(v, list) else v for k, v in published.items()}
@@ -148,6 +148,7 @@ def _check_values(spec: ModelSpec) -> None:
         f"{source.sha256!r} is no sha256": re.fullmatch(r"[0-9a-f]{64}", source.sha256 or "0" * 64),
         f"{', '.join(positive)} are at least 1": min(positive.values()) >= 1,
         f"crop = {protocol.crop}": protocol.crop >= 0,
+        f"macs = {spec.macs}": min(spec.macs or (1,)) >= 1,
         f"rounding {protocol.rounding!r}": protocol.rounding in ("uint8", "luma", "none"),
         f"{' and '.join(ranges)}: low, then high": all(low <= high for low, high in ranges.values()),
     }

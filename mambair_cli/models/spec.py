@@ -39,6 +39,7 @@ class ModelSpec:
     source: Source
     protocol: Protocol
     params: int  # number of trained values
+    macs: tuple[int, int] | None = None  # multiply-adds for 128x128 in and for 1280x720 out (`tools/count_macs.py`)
     scale: int = 1
     sigma: Sigma = None  # noise level of 255, "real", or a (low, high) range
     quality: Quality = None  # JPEG quality, or a range

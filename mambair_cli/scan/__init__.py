@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mambair_cli.errors import UsageError
 from mambair_cli.scan import cpu, gpu, published, reference
-from mambair_cli.scan.backend import Backend, ScanInputs
+from mambair_cli.scan.backend import Backend, ScanInputs, without_autocast
 from mambair_cli.scan.meter import measure
 
 __all__ = ["BACKENDS", "Backend", "BackendInfo", "ScanInputs", "backends", "chosen_backend"]
@@ -77,10 +77,12 @@ def _warn_of_slowness(kind: str) -> None:
 
 def _run(inputs: ScanInputs, name: str | None) -> Tensor:
     device = inputs.u.device
+    if device.type == "meta":
+        return measure(inputs, inputs.blank)
     backend = _find(name, device.type) if name else BACKENDS[chosen_backend(device)]
     if backend is reference.BACKEND and not name:
         _warn_of_slowness(device.type)
-    with torch.autocast(device.type, enabled=False):  # or plain PyTorch would round the time steps to half
+    with without_autocast(device):  # or plain PyTorch would round the time steps to half
         inputs = inputs.laid_out()
         if not backend.takes(inputs):
             backend = reference.BACKEND  # float64, or a size that no published network has

@@ -6,6 +6,7 @@ A new back end is one file that ends with its `Backend`, and one line in `mambai
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -64,6 +65,16 @@ class ScanInputs(NamedTuple):
         return 9 * self.updates + (self.rank + 14) * (self.updates // max(1, self.states))
 
     @property
+    def macs(self) -> int:
+        """As papers count, after VMamba: 9 an update; each step and channel D u and the time step's projection."""
+        return 9 * self.updates + (self.rank + 1) * (self.updates // max(1, self.states))
+
+    def blank(self) -> Tensor:
+        """A result with nothing in it."""
+        images, length, channels = self.u.shape[0], *self.u.shape[-2:]
+        return self.u.new_empty(images, *(() if self.reduce else self.A.shape[:1]), length, channels)
+
+    @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         """All but the two flags, in order."""
         return self[:8]
@@ -88,6 +99,11 @@ class ScanInputs(NamedTuple):
         return ScanInputs(
             u, as_type(self.delta, kind), proj, dt_weight, dt_bias, A, D, orders, self.softplus, self.reduce
         )
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast off; on the meta device, where shapes are worked out and nothing else, there is none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 @dataclass(frozen=True)

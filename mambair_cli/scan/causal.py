@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambair_cli.scan import fused
+from mambair_cli.scan.meter import note
 
 WIDTHS = (2, 3, 4)  # taps that the kernel was written for
 PIECE = 512  # steps
@@ -46,6 +47,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     x (B, L, D); weight (D, 1, taps), the last tap that of the step itself; bias (D). Returns (B, L, D).
     """
     taps = weight.shape[-1]
+    note(taps * x.numel())
     if takes(x, taps) and not missing():
         y = _kernel()(x.contiguous().transpose(1, 2), weight[:, 0], bias, activation="silu")
         return y.transpose(1, 2)

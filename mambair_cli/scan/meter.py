@@ -15,10 +15,11 @@ from mambair_cli.scan.backend import ScanInputs
 
 @dataclass
 class Meter:
-    """State updates, multiply-adds and seconds since the meter was switched on."""
+    """State updates, multiply-adds (as run, and as papers count) and seconds since the meter was switched on."""
 
     updates: int = 0
     multiply_adds: int = 0
+    macs: int = 0
     seconds: float = 0.0
 
 
@@ -36,6 +37,12 @@ def metered() -> Iterator[Meter]:
         _running = before
 
 
+def note(macs: int) -> None:
+    """Multiply-adds beside a scan that no counter of products sees."""
+    if _running is not None:
+        _running.macs += macs
+
+
 def measure(inputs: ScanInputs, run: Callable[[], Tensor]) -> Tensor:
     """`run()`, noted if a meter is on."""
     if _running is None:
@@ -48,4 +55,5 @@ def measure(inputs: ScanInputs, run: Callable[[], Tensor]) -> Tensor:
     meter.seconds += time.perf_counter() - start
     meter.updates += inputs.updates
     meter.multiply_adds += inputs.multiply_adds
+    meter.macs += inputs.macs
     return y

@@ -19,6 +19,8 @@ from mambair_cli.speed.op import ScanSpeed, measure_scan
 
 __all__ = ["DEFAULT_SIZES", "NetworkSpeed", "ScanSpeed", "SpeedReport", "measure_scans", "measure_speed"]
 
+LEAST_PIXELS = 128 * 128  # of an input, for its time to say something about photographs
+NETWORK_TIMES = ("scan", "floor s", "time/floor", "work/floor")
 DEFAULT_SIZES = ((64, 64), (128, 128), (256, 256), (512, 512))
 
 
@@ -33,6 +35,12 @@ class SpeedReport:
     def document(self) -> dict[str, object]:
         """Ready for JSON."""
         return {"schema": 1, "machine": self.machine, "rows": [asdict(row) for row in self.rows]}
+
+    @property
+    def seconds_per_megapixel(self) -> dict[str, float]:
+        """Of input, for every network, at the largest size measured; none of sizes too small to say."""
+        networks = [row for row in self.rows if isinstance(row, NetworkSpeed) and row.pixels >= LEAST_PIXELS]
+        return {row.model: row.seconds / row.pixels * 1e6 for row in sorted(networks, key=lambda row: row.pixels)}
 
     def table(self) -> Table:
         scans = [row for row in self.rows if isinstance(row, ScanSpeed)]
@@ -91,15 +99,19 @@ def measure_scans(device: torch.device | str = "cpu", threads: int | None = None
 def _network_table(rows: Sequence[NetworkSpeed]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
-    headings = ["input", "s/image", "MP/s in", "out", "us/px", "MB", "scan", "floor s", "time/floor", "work/floor"]
+    headings = [*("input", "s/image", "MP/s in", "out", "us/px", "GMAC", "MB"), *NETWORK_TIMES]
     if any(row.backward_ratio for row in rows):
         headings.append("bwd/fwd")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for r in rows:
-        pixels = r.size[0] * r.size[1]
         cells = [r.model, f"{r.size[1]}x{r.size[0]}", f"{r.seconds:.3f}", f"{r.input_mp_per_s:.3f}"]
-        cells += [f"{r.output_mp_per_s:.3f}", f"{r.seconds / pixels * 1e6:.1f}", f"{r.peak_memory / 1e6:.0f}"]
+        cells += [
+            f"{r.output_mp_per_s:.3f}",
+            f"{r.seconds / r.pixels * 1e6:.1f}",
+            f"{r.total_macs / 1e9:.2f}",
+            f"{r.peak_memory / 1e6:.0f}",
+        ]
         cells += [
             f"{r.scan_share:.0%}",
             f"{r.floor:.3f}",

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mambair_cli.scan.meter import metered
+from mambair_cli.speed.count import count
 from mambair_cli.speed.machine import Rates, median_seconds, peak_memory, seconds_of, synchronize
 
 
@@ -28,6 +27,9 @@ class NetworkSpeed:
     `seconds` is the median of several runs, `best` the shortest; the ratio is `best / floor`, both of them times
     that other work on the machine adds least to. `work_ratio` takes the seconds that the processor worked, shared
     among the threads: other work hardly adds to them, but they do not see threads that wait; None on a GPU.
+
+    `macs` are those of the products and `scan_macs` those of the scan as the floor takes them; `total_macs` are both
+    as the papers count them (`speed/count.py`).
 
     `backward`: seconds of the gradients of all weights, and `backward_ratio` that to the forward which kept what they
     need; both None unless asked for.
@@ -44,11 +46,17 @@ class NetworkSpeed:
     updates: int
     macs: int
     scan_macs: int
+    total_macs: int
     floor: float
     ratio: float
     work_ratio: float | None
     backward: float | None = None
     backward_ratio: float | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Of the input."""
+        return self.size[0] * self.size[1]
 
 
 def measure_network(
@@ -56,12 +64,8 @@ def measure_network(
 ) -> NetworkSpeed:
     """Time one network on one LQ size (height, width) against its floor; with `backward` its training too."""
     device = next(network.parameters()).device
-    network.requires_grad_(False)  # the counter trips over weights that are handed from one module to another
+    counted = count(network, channels, size)
     x = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    # Counted with gradients on, where every product is torch's own; no weight wants one, so nothing is kept.
-    with torch.enable_grad(), FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
-        network(x)
-    macs = flops.get_total_flops() // 2
     with torch.inference_mode():
         with peak_memory(device) as peak:
             times = seconds_of(lambda: network(x), device)
@@ -75,7 +79,7 @@ def measure_network(
             y = network(x)
             synchronize(device)
         metered_seconds = time.perf_counter() - begin
-    floor = (macs + meter.multiply_adds) / rates.peak
+    floor = (counted.products + meter.multiply_adds) / rates.peak
     seconds, best = statistics.median(times), min(times)
     work = min(work_seconds) / torch.get_num_threads()
     pixels_in, pixels_out = size[0] * size[1], y.shape[-2] * y.shape[-1]
@@ -90,8 +94,9 @@ def measure_network(
         peak_memory=peak[0],
         scan_share=meter.seconds / metered_seconds,
         updates=meter.updates,
-        macs=macs,
+        macs=counted.products,
         scan_macs=meter.multiply_adds,
+        total_macs=counted.total,
         floor=floor,
         ratio=best / floor,
         work_ratio=work / floor if device.type == "cpu" else None,
