@@ -106,7 +106,7 @@ def test_every_model_has_a_count() -> None:
         assert spec.macs, spec.name
         length = archs.find(spec.arch).padding.length
         small, large = (length(h) * length(w) for h, w in ((128, 128), (720 // spec.scale, 1280 // spec.scale)))
-        assert spec.macs[1] / spec.macs[0] == pytest.approx(large / small, rel=0.12), spec.name
+        assert spec.macs[1] / spec.macs[0] == pytest.approx(large / small, rel=0.13), spec.name
 
 
 def test_as_published() -> None:
