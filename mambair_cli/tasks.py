@@ -159,6 +159,7 @@ UPSCALE = Task(
     mambair upscale -s 1.5 photo.jpg            any factor: 8 as well
     mambair upscale --compare photo.jpg         and a page that shows the gain
     mambair upscale -r album/ -o big/           a tree; again: go on with it
+    mambair upscale --watch inbox/ -o big/      what arrives there, as it does
     cat a.png | mambair upscale - > b.png       through pipes
 
     Without -m, JPEG, WebP, HEIC and AVIF go through a model that knows

@@ -50,7 +50,7 @@ def restore_frame(
     lq = torch.from_numpy(color.as_float(view)).permute(2, 0, 1)
     works = _works([network.scale**2 for network in networks], progress)
     for network, work in zip(networks[:-1], works, strict=False):
-        lq = _whole(network, lq, work, used)
+        lq = whole(network, lq, work, used)
     last = networks[-1]
     given = lq.shape[2] * last.scale, lq.shape[1] * last.scale
     width, height = size or given
@@ -65,8 +65,8 @@ def restore_frame(
     return Frame(result, alpha, frame.duration)
 
 
-def _whole(network: Network, lq: Tensor, progress: TilesDone | None, used: Any) -> Tensor:
-    """(C, H, W) -> (C, H * scale, W * scale), for a network that comes after."""
+def whole(network: Network, lq: Tensor, progress: TilesDone | None = None, used: Any = None) -> Tensor:
+    """(C, H, W) -> (C, H * scale, W * scale), as a network gives it in bands."""
     channels, height, width = lq.shape
     result = torch.empty(channels, height * network.scale, width * network.scale)
     for y, band in network.restore_bands(lq, progress, used):

@@ -125,10 +125,12 @@ class Request:
         if not self.about.enlarges:
             spec, notes = self._at_level(picture)
             return Plan((spec,), self.result_size(picture.size, (spec,)), tuple(notes))
-        models = self._enlarging(picture, max(growth, self.scale or 0.0) or self.nominal().scale)
-        size = self.result_size(picture.size, models)
-        resampled = size != tuple(side * math.prod(spec.scale for spec in models) for side in picture.size)
-        return Plan(models, size, tuple(_way(models, size, resampled) + _hints(models[0], picture, size)), resampled)
+        factor = max(growth, self.scale or 0.0) or self.nominal().scale
+        models = self._enlarging(picture, factor)
+        size, given = self.result_size(picture.size, models), math.prod(spec.scale for spec in models)
+        resampled = size != (picture.size[0] * given, picture.size[1] * given)
+        notes = _way(models, size, resampled, factor > given) + _hints(models[0], picture, size)
+        return Plan(models, size, tuple(notes), resampled)
 
     def result_size(self, size: Size, models: Sequence[ModelSpec]) -> Size:
         """What a frame of this size becomes."""
@@ -218,11 +220,12 @@ def chain(factor: float, first: Mapping[int, ModelSpec], second: Mapping[int, Mo
     return first[one], second[other]
 
 
-def _way(models: Sequence[ModelSpec], size: Size, resampled: bool) -> list[str]:
-    """How a size is reached that no model gives by itself."""
+def _way(models: Sequence[ModelSpec], size: Size, resampled: bool, further: bool) -> list[str]:
+    """How a size is reached that no model gives by itself; `further`: nor two of them."""
     names = ", then ".join(f"{spec.name} (x{spec.scale})" for spec in models)
     if resampled:
-        return [f"enlarged by {names}, then resampled to {size[0]}x{size[1]}"]
+        more = ", more than the models give" if further else ""
+        return [f"enlarged by {names}, then resampled to {size[0]}x{size[1]}{more}"]
     return [f"enlarged by {names}"] if len(models) > 1 else []
 
 

@@ -161,11 +161,7 @@ class Restorer:
     def restore(self, lq: Tensor, progress: TilesDone | None = None) -> Tensor:
         """(C, H, W) float32 in [0, 1] -> (C, H * scale, W * scale), clamped to [0, 1], both on the CPU."""
         check_tensor(lq)
-        channels, height, width = lq.shape
-        result = torch.empty(channels, height * self.spec.scale, width * self.spec.scale)
-        for y, band in self.restore_bands(lq, progress):
-            result[:, y : y + band.shape[1]] = band
-        return result
+        return frames.whole(self, lq, progress)
 
     def restore_bands(
         self, lq: Tensor, progress: TilesDone | None = None, used: Used | None = None
