@@ -13,7 +13,7 @@ from helpers.album import photo
 from helpers.benching import bench, cache, pictures  # noqa: F401 -- fixtures
 from helpers.commands import Mambair, Outcome, mambair
 from helpers.networks import nearest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mambair_cli.errors import UsageError
@@ -22,6 +22,7 @@ from mambair_cli.shards import SCHEDULERS, Shard, parse
 FIRST = [0, 1, 4]  # of 30,000 names: the first in each of three parts
 
 
+@settings(max_examples=40)
 @given(st.sets(st.text(min_size=1)), st.integers(1, 9), st.randoms())
 def test_every_name_is_in_exactly_one_part_whatever_the_order(
     names: set[str], count: int, chance: random.Random

@@ -61,7 +61,7 @@ Device = Annotated[
     typer.Option(
         metavar="auto|cpu|cuda[:i]|mps",
         envvar="MAMBAIR_DEVICE",
-        help="Where to compute.",
+        help="Where to compute; cuda:0,cuda:1 or all: a worker on each.",
         autocompletion=completion("auto", "cpu", "cuda", "mps"),
         rich_help_panel=RUNNING,
     ),
@@ -230,6 +230,45 @@ Shard = Annotated[
         rich_help_panel=BATCH,
     ),
 ]
+WORKERS = "Many workers"
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray",
+        help="Who runs them: this machine, or a Ray cluster (pip install 'mambair\\[ray]').",
+        autocompletion=completion("local", "ray"),
+        rich_help_panel=WORKERS,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="Processes, each with its own network. Default: one for each device; in a cluster for each GPU, "
+        "without any for each core.",
+        rich_help_panel=WORKERS,
+        show_default=False,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=1,
+        help="CPU threads of each worker. Default: the cores divided; in a cluster one.",
+        rich_help_panel=WORKERS,
+        show_default=False,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Of the cluster: auto, HOST:PORT or ray://HOST:PORT. Default: RAY_ADDRESS, else one on this machine.",
+        rich_help_panel=WORKERS,
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -261,6 +300,10 @@ class RestoreOptions:
     dry_run: DryRun = False
     fail_fast: FailFast = False
     shard: Shard = None
+    engine: Engine = "local"
+    workers: Workers = None
+    threads: Threads = None
+    address: Address = None
     max_pixels: MaxPixels = None
     json: Json = False
     log: Log = None

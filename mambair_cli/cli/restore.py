@@ -6,6 +6,7 @@ import glob
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +21,18 @@ from mambair_cli.errors import UsageError, printable
 from mambair_cli.restoring.running import Running
 from mambair_cli.streams import stdout_is_terminal
 from mambair_cli.task import Level, Task, Value
+from mambair_cli.workers import engines
 
 if TYPE_CHECKING:
+    from mambair_cli.cli.progress import Reporter
     from mambair_cli.files import Job, Naming
     from mambair_cli.restoring.record import Record
     from mambair_cli.restoring.request import Request
+    from mambair_cli.restoring.restorer import Restorers
     from mambair_cli.restoring.steps import Settings
+    from mambair_cli.workers import team as teams
+
+    MakeTeam = Callable[[teams.Work], teams.Team]
 
 SIZE = "Target size"
 STREAMS = (0, "stdin"), (1, "stdout")
@@ -113,9 +120,8 @@ def _restore(request: Request, options: RestoreOptions) -> None:
 
     voice = console.voice
     options = watching.checked(_with_streams(options))
-    running = Running(
-        options.device, options.precision, options.tile, options.overlap, options.ensemble, options.seed
-    )
+    running = running_of(options)
+    engine = engines.find(options.engine)
     file = checkpoints.named(options.model, options.weights)[1]
     work = _prepare(request, file, options)
     for note in work.notes:
@@ -126,20 +132,16 @@ def _restore(request: Request, options: RestoreOptions) -> None:
     if options.dry_run:
         return _rehearse(work.request, work.jobs, options)
 
-    from mambair_cli import files, scan
+    from mambair_cli import files
     from mambair_cli.cli.progress import Reporter
-    from mambair_cli.restoring import batch
-    from mambair_cli.restoring.restorer import Restorers, pick_device
+    from mambair_cli.restoring.restorer import Restorers
 
-    scan.chosen_backend(pick_device(running.device))  # raises where MAMBAIR_SCAN makes no sense
     restorers = Restorers(running, file, options.offline)
+    wanted = engines.Wanted(options.device, options.workers, options.threads, options.address)
+    run = _by_workers if engine.needed(wanted) else _watch if options.watch else _here
     total = None if options.watch else work.total
     with Reporter(voice, total, json=options.json, paths=work.stdout_is_free) as reporter:
-        if options.watch:
-            naming = _naming(work.request, options)
-            watching.watch(work.request, naming, restorers, _settings(options), options, reporter)
-        else:
-            batch.run(work.jobs, work.request, restorers, _settings(options), reporter)
+        run(work, restorers, lambda work: engine.team(work, wanted), options, reporter)
     if not reporter.counts:
         voice.say(_nothing(options), None)
     if work.others:
@@ -147,8 +149,56 @@ def _restore(request: Request, options: RestoreOptions) -> None:
     raise typer.Exit(1 if reporter.failed else 0)
 
 
+def running_of(options: Any) -> Running:
+    """How networks run; where there are several devices, on the first. Raises UsageError for any that cannot be."""
+    how = (options.precision, options.tile, options.overlap, options.ensemble, options.seed)
+    names = ["auto"] if options.device == "all" else options.device.split(",")
+    first, *_ = [Running(name.strip(), *how) for name in names]
+    return first
+
+
+def _here(work: Prepared, restorers: Restorers, team: MakeTeam, options: RestoreOptions, reporter: Reporter) -> None:
+    """The work in this process."""
+    import torch
+
+    from mambair_cli import scan
+    from mambair_cli.restoring import batch
+    from mambair_cli.restoring.restorer import pick_device
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    scan.chosen_backend(pick_device(restorers.running.device))  # raises where MAMBAIR_SCAN makes no sense
+    batch.run(work.jobs, work.request, restorers, _settings(options), reporter)
+
+
+def _watch(work: Prepared, restorers: Restorers, team: MakeTeam, options: RestoreOptions, reporter: Reporter) -> None:
+    """The work in this process as it arrives."""
+
+    naming = _naming(work.request, options)
+    watching.watch(work.request, naming, restorers, _settings(options), options, reporter)
+
+
+def _by_workers(
+    work: Prepared, restorers: Restorers, team: MakeTeam, options: RestoreOptions, reporter: Reporter
+) -> None:
+    """The work by others, who take what they read and write from files and stores."""
+    from mambair_cli.models import checkpoints
+    from mambair_cli.restoring import spread
+    from mambair_cli.restoring.hand import Networks, Restoring
+
+    if options.watch:
+        raise UsageError("--watch restores in one process", "Leave out --workers, --engine and all devices but one.")
+    if "-" in (options.output, *(options.inputs or ())):
+        raise UsageError("stdin and stdout belong to one process", "Name files, or leave out --workers and --engine.")
+    nominal = work.request.nominal()
+    if restorers.weights is None and not nominal.source.bundled:
+        checkpoints.fetch(nominal, offline=restorers.offline)  # once, not by every worker
+    restoring = Restoring(work.request, Networks(restorers), _settings(options), time.time())
+    spread.run(work.jobs, team(restoring), restoring.settings, reporter)
+
+
 @dataclass(frozen=True)
-class Work:
+class Prepared:
     """What a command is to do."""
 
     request: Request
@@ -159,7 +209,7 @@ class Work:
     others: Mapping[str, int]  # files of other kinds that are met only while the work is done
 
 
-def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> Work:
+def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> Prepared:
     """All that can be wrong before a network is loaded. Raises UsageError or Unavailable."""
     from mambair_cli import elsewhere, files, places, shards
 
@@ -182,7 +232,7 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> Wo
     if search.needed:
         stream = (job for job in search.jobs() if shard.holds(job.name))
         free = naming.output != files.STREAM
-        return Work(request, stream, None, [note for note in notes if note], free, search.others)
+        return Prepared(request, stream, None, [note for note in notes if note], free, search.others)
     sources = files.find(inputs, options.recursive, listed, options.base)
     whole = files.plan(sources, naming, options.force, strict=not options.watch)
     jobs = [job for job in whole if shard.holds(job.name)]
@@ -193,7 +243,7 @@ def _prepare(request: Request, file: Path | None, options: RestoreOptions) -> Wo
     if options.shard:
         notes.append(f"part {shard.index} of {shard.count}: {len(jobs)} of {len(whole)} pictures")
     stdout_is_free = all(job.target or job.error for job in jobs)
-    return Work(request, jobs, len(jobs), [note for note in notes if note], stdout_is_free, {})
+    return Prepared(request, jobs, len(jobs), [note for note in notes if note], stdout_is_free, {})
 
 
 def _naming(request: Request, options: RestoreOptions) -> Naming:
