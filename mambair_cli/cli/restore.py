@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mambair_cli.workers import team as teams
 
     MakeTeam = Callable[[teams.Work], teams.Team]
+    Run = Callable[[Reporter], None]
 
 SIZE = "Target size"
 STREAMS = (0, "stdin"), (1, "stdout")
@@ -138,10 +139,11 @@ def _restore(request: Request, options: RestoreOptions) -> None:
 
     restorers = Restorers(running, file, options.offline)
     wanted = engines.Wanted(options.device, options.workers, options.threads, options.address)
-    run = _by_workers if engine.needed(wanted) else _watch if options.watch else _here
+    by = _by_workers if engine.needed(wanted) else _here
+    run = by(work, restorers, lambda work: engine.team(work, wanted), options)
     total = None if options.watch else work.total
     with Reporter(voice, total, json=options.json, paths=work.stdout_is_free) as reporter:
-        run(work, restorers, lambda work: engine.team(work, wanted), options, reporter)
+        run(reporter)
     if not reporter.counts:
         voice.say(_nothing(options), None)
     if work.others:
@@ -157,8 +159,8 @@ def running_of(options: Any) -> Running:
     return first
 
 
-def _here(work: Prepared, restorers: Restorers, team: MakeTeam, options: RestoreOptions, reporter: Reporter) -> None:
-    """The work in this process."""
+def _here(work: Prepared, restorers: Restorers, make: MakeTeam, options: RestoreOptions) -> Run:
+    """The work in this process. Raises UsageError where it cannot be done."""
     import torch
 
     from mambair_cli import scan
@@ -168,20 +170,14 @@ def _here(work: Prepared, restorers: Restorers, team: MakeTeam, options: Restore
     if options.threads:
         torch.set_num_threads(options.threads)
     scan.chosen_backend(pick_device(restorers.running.device))  # raises where MAMBAIR_SCAN makes no sense
-    batch.run(work.jobs, work.request, restorers, _settings(options), reporter)
+    if options.watch:
+        naming = _naming(work.request, options)
+        return lambda to: watching.watch(work.request, naming, restorers, _settings(options), options, to)
+    return lambda to: batch.run(work.jobs, work.request, restorers, _settings(options), to)
 
 
-def _watch(work: Prepared, restorers: Restorers, team: MakeTeam, options: RestoreOptions, reporter: Reporter) -> None:
-    """The work in this process as it arrives."""
-
-    naming = _naming(work.request, options)
-    watching.watch(work.request, naming, restorers, _settings(options), options, reporter)
-
-
-def _by_workers(
-    work: Prepared, restorers: Restorers, team: MakeTeam, options: RestoreOptions, reporter: Reporter
-) -> None:
-    """The work by others, who take what they read and write from files and stores."""
+def _by_workers(work: Prepared, restorers: Restorers, make: MakeTeam, options: RestoreOptions) -> Run:
+    """The work by others, who take what they read and write from files and stores. Raises UsageError, Unavailable."""
     from mambair_cli.models import checkpoints
     from mambair_cli.restoring import spread
     from mambair_cli.restoring.hand import Networks, Restoring
@@ -194,7 +190,8 @@ def _by_workers(
     if restorers.weights is None and not nominal.source.bundled:
         checkpoints.fetch(nominal, offline=restorers.offline)  # once, not by every worker
     restoring = Restoring(work.request, Networks(restorers), _settings(options), time.time())
-    spread.run(work.jobs, team(restoring), restoring.settings, reporter)
+    team = make(restoring)
+    return lambda to: spread.run(work.jobs, team, restoring.settings, to)
 
 
 @dataclass(frozen=True)
