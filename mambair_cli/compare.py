@@ -33,7 +33,6 @@ SHEET_WIDTH = 2 * COLUMN + 3 * GAP
 WEBP_SIDE = 16383  # what the format can hold,
 WEBP_PIXELS = 16_000_000  # and what it encodes within a second or two; JPEG takes over
 SEARCHED_PIXELS = 4_000_000  # larger pictures are searched for details in steps of several pixels
-ZOOMS = ((0, "Fit"), (1, "1:1"), (2, "2:1"), (4, "4:1"))
 
 
 def compare(before: Path, after: Path, target: Path, max_pixels: int = MAX_PIXELS) -> None:
@@ -88,28 +87,19 @@ def slider(before: Bytes, after: Bytes, captions: Sequence[str]) -> str:
     """HTML of a before/after slider with zoom; the pictures (H, W, 3) are embedded as WebP."""
     height, width = after.shape[:2]
     left, right = (escape(caption) for caption in captions)
-    zooms = "".join(
-        f'<button type="button" value="{zoom}" aria-pressed="{str(not zoom).lower()}">{name}</button>'
-        for zoom, name in ZOOMS
-    )
-    return f"""<figure class="slider" data-width="{width}" style="--split:50%;--ratio:{width}/{height}">
-<div class="stage"><div class="frame">
-<img class="after" alt="{right}" src="{_embedded(after)}">
-<img class="before" alt="{left}" src="{_embedded(before)}">
-<div class="handle" role="slider" tabindex="0" aria-label="Share of the picture before"
- aria-valuemin="0" aria-valuemax="100" aria-valuenow="50"></div>
-</div></div>
-<figcaption><span>left <b>{left}</b>, right <b>{right}</b></span>
-<span class="zoom" role="group" aria-label="Zoom">{zooms}</span></figcaption>
-</figure>
-"""
+    urls = {"before": _embedded(before), "after": _embedded(after)}
+    return part("slider.html").format(width=width, height=height, left=left, right=right, **urls)
+
+
+def part(name: str) -> str:
+    """A file of `pages/`: what pages of comparisons, reports and `serve` are made of."""
+    return resources(__package__).joinpath("pages", name).read_text("utf-8")
 
 
 def page(title: str, body: str) -> str:
     """A whole page: style and script are in it, nothing is loaded."""
-    style, script = (
-        resources(__package__).joinpath("pages", name).read_text("utf-8") for name in ("page.css", "page.js")
-    )
+    style = part("colours.css") + part("page.css") + part("slider.css")
+    script = part("slider.js") + part("page.js").removeprefix('"use strict";\n')
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -188,11 +178,17 @@ def _readable(name: Path | str) -> str:
 
 
 def _embedded(picture: Bytes) -> str:
-    """A data URI. WebP at a quality whose loss is below what one can see."""
+    """A data URI."""
+    data, kind = shown(picture)
+    return f"data:{kind};base64," + base64.b64encode(data).decode()
+
+
+def shown(picture: Bytes) -> tuple[bytes, str]:
+    """A picture for a browser, and its media type. WebP at a quality whose loss is below what one can see."""
     buffer = io.BytesIO()
     image = Image.fromarray(picture)
     if max(image.size) > WEBP_SIDE or image.width * image.height > WEBP_PIXELS:
         image.save(buffer, "JPEG", quality=92, subsampling="4:4:4")
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        return buffer.getvalue(), "image/jpeg"
     image.save(buffer, "WEBP", quality=95, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue(), "image/webp"

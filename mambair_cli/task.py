@@ -119,10 +119,21 @@ class Task:
     degradations: tuple[Degradation, ...]  # the first is the benchmarks' where nothing else is said
     enlarges: bool = False
     level: Level | None = None  # by which its models differ
+    plain: str = ""  # what it does, in two words for people who know no commands
 
     def protocol(self, scale: int) -> Protocol:
         """The usual one of the field, for models that come without."""
         return Protocol(self.channel, scale if self.enlarges else 0)
+
+    @property
+    def title(self) -> str:
+        """Its name on a page."""
+        return self.plain or self.name.capitalize()
+
+    @property
+    def sentence(self) -> str:
+        """What it does, in one sentence."""
+        return " ".join(self.about.split("\n\n")[0].split())
 
     @property
     def baseline(self) -> str:

@@ -148,6 +148,7 @@ QUALITY = Level(
 
 UPSCALE = Task(
     name="upscale",
+    plain="Enlarge",
     about="""Enlarge pictures, by any factor or to a size.
 
     [bold]Examples[/]
@@ -211,6 +212,7 @@ UPSCALE = Task(
 
 DENOISE = Task(
     name="denoise",
+    plain="Remove noise",
     about="""Remove noise.
 
     [bold]Examples[/]
@@ -252,6 +254,7 @@ DENOISE = Task(
 
 DERAIN = Task(
     name="derain",
+    plain="Remove rain",
     about="""Remove rain streaks.
 
     [bold]Examples[/]
@@ -276,6 +279,7 @@ DERAIN = Task(
 
 DEBLUR = Task(
     name="deblur",
+    plain="Remove blur",
     about="""Remove blur: a shaken camera, moving things.
 
     [bold]Examples[/]
@@ -299,6 +303,7 @@ DEBLUR = Task(
 
 DEHAZE = Task(
     name="dehaze",
+    plain="Remove haze",
     about="""Remove haze.
 
     [bold]Examples[/]
@@ -321,6 +326,7 @@ DEHAZE = Task(
 
 DECOMPRESS = Task(
     name="decompress",
+    plain="Remove JPEG blocks",
     about="""Remove JPEG artefacts.
 
     [bold]Examples[/]

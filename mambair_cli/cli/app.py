@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mambair_cli import __version__, atomic, console
-from mambair_cli.cli import bench, compare, doctor, models, restore, speed, train
+from mambair_cli.cli import bench, compare, doctor, models, restore, serve, speed, train
 from mambair_cli.cli.help import Command, Group
 from mambair_cli.cli.options import completion
 from mambair_cli.errors import MambairError
@@ -24,6 +24,7 @@ from mambair_cli.tasks import TASKS
 # The commands beside those of the tasks.
 OTHERS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
+    "serve": serve.serve,
     "bench": bench.bench,
     "speed": speed.speed,
     "train": train.train,

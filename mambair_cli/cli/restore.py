@@ -80,7 +80,7 @@ def command_of(task: Task) -> Callable[..., None]:
     def command(options: RestoreOptions, **values: Any) -> None:
         voice = console.set_up(options.quiet, _log(options))
         voice.note(f"mambair {__version__}: {shlex.join(sys.argv[1:])}")
-        _restore(_request(task, values, options), options)
+        _restore(request_of(task, values, options), options)
 
     command.__name__, command.__doc__ = task.name, task.about
     return with_options(command, own, RestoreOptions)
@@ -104,8 +104,8 @@ def read_level(level: Level, text: str | None) -> Value:
 # --- the flow, from options to exit status --------------------------------------------------------------------
 
 
-def _request(task: Task, values: dict[str, Any], options: RestoreOptions) -> Request:
-    """What the options ask for. Raises UsageError."""
+def request_of(task: Task, values: dict[str, Any], options: RestoreOptions) -> Request:
+    """What the options ask for: a task's own `values` by name, and the shared ones. Raises UsageError."""
     from mambair_cli.models import checkpoints
     from mambair_cli.restoring.fit import Fit
     from mambair_cli.restoring.request import Request

@@ -59,8 +59,13 @@ class Browser:
         assert not (isinstance(value, dict) and "error" in value), value
         return value
 
-    def open(self, page: Path) -> None:
-        self._send("POST", "/url", {"url": page.resolve().as_uri()})
+    def open(self, page: Path | str) -> None:
+        """A file, or an address."""
+        self._send("POST", "/url", {"url": page if isinstance(page, str) else page.resolve().as_uri()})
+
+    def command(self, name: str, **parameters: object) -> Any:
+        """A command of Chromium's own protocol."""
+        return self._send("POST", "/goog/cdp/execute", {"cmd": name, "params": parameters})
 
     def script(self, code: str, *arguments: object) -> Any:
         """The value of a JavaScript expression."""
@@ -74,6 +79,19 @@ class Browser:
 
     def keys(self, selector: str, text: str) -> None:
         self._send("POST", f"/element/{self.find(selector)[ELEMENT]}/value", {"text": text})
+
+    def press(self, *keys: str) -> None:
+        """Keys, one after the other, wherever the focus is."""
+        strokes = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
+        self._send("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": strokes}]})
+
+    def drop(self, selector: str, *files: Path) -> None:
+        """Drag files from outside over the element and let them go."""
+        box = self.script("document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector)
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.command("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def drag(self, selector: str, right: int, kind: str = "mouse") -> None:
         """Press in the middle of the element, move to the right in steps, let go."""
@@ -90,11 +108,12 @@ class Browser:
     def screen(self, width: int, height: int, *, phone: bool = False) -> None:
         """Another size of screen, with touch and a dense display if it is a phone's."""
         size = {"width": width, "height": height, "deviceScaleFactor": 2 if phone else 1, "mobile": phone}
-        for command, parameters in (
-            ("Emulation.setDeviceMetricsOverride", size),
-            ("Emulation.setTouchEmulationEnabled", {"enabled": phone}),
-        ):
-            self._send("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+        self.command("Emulation.setDeviceMetricsOverride", **size)
+        self.command("Emulation.setTouchEmulationEnabled", enabled=phone)
+
+    def prefer(self, scheme: str) -> None:
+        """What the page is told of the user's liking: "light" or "dark"."""
+        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def screenshot(self, target: Path) -> None:
         target.write_bytes(base64.b64decode(self._send("GET", "/screenshot")))
