@@ -209,7 +209,7 @@ def _shared_folder(names: Sequence[str]) -> str | None:
 
 def result_of(name: str, naming: Naming) -> tuple[str, Format]:
     """What the result of a file of this name is called next to it, and its format. Looks at no file."""
-    target, form = _named(Source(Path(name), Path(name)), Path(), _checked(naming.template or _BESIDE), naming)
+    target, form = named(Source(Path(name), Path(name)), Path(), checked(naming.template or _BESIDE), naming)
     return target.name, form
 
 

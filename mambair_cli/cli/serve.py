@@ -99,13 +99,14 @@ def serve(
         ) from error
     from mambair_cli.serve.limits import MEGABYTE, Limits
     from mambair_cli.serve.server import Server
+    from mambair_cli.workers.engines import devices
 
     voice = console.set_up(quiet)
     limits = Limits(queue=queue, upload=round(max_megabytes * MEGABYTE))
     if max_pixels:
         limits = replace(limits, pixels=max_pixels, result=max_pixels)
     rules = _rules(host, token, allow_host or [])
-    runs = [Running(name, precision, tile) for name in devices(device)]
+    runs = [Running(name, precision, tile) for name in dict.fromkeys(devices(device))]
     listening = _listen(host, port)
     with voice.status("loading"):
         from mambair_cli.cli.forms import form_of
@@ -122,16 +123,6 @@ def serve(
 
         webbrowser.open(url)
     server.run(listening)
-
-
-def devices(text: str) -> list[str]:
-    """The devices that an option names; "all": every accelerator, or the CPU. Raises UsageError."""
-    if text != "all":
-        return list(dict.fromkeys(part.strip() for part in text.split(",")))
-    from mambair_cli.restoring.restorer import available_devices
-
-    there = available_devices()
-    return there[:-1] or there
 
 
 def _rules(host: str, token: str | None, names: list[str]) -> Rules:

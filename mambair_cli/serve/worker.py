@@ -74,7 +74,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self.restore, asked, name, source, target, limits, progress)
 
-    def restore(self, asked: Asked, name: str, source: Path, target: Path, limits: Limits, progress: TilesDone) -> Made:
+    def restore(
+        self, asked: Asked, name: str, source: Path, target: Path, limits: Limits, progress: TilesDone
+    ) -> Made:
         """As `run`, here and now."""
         progress(0, 0)  # it may have been cancelled while it waited
         result_name, form = placed(asked, name)

@@ -282,7 +282,8 @@ function draw(item) {
   row.querySelector(".what span").textContent = `${item.title}: ${STATES[state](item)}`;
   const bar = row.querySelector("progress");
   const [done, total] = (state === "running" && item.job.tiles) || [0, 0];
-  bar.value = state === "sending" ? item.share : total ? done / total : 0;
+  if (state === "fetching" || (state === "running" && done === total)) bar.removeAttribute("value"); // no share is known
+  else bar.value = state === "sending" ? item.share : total ? done / total : 0;
   const save = row.querySelector(".save");
   save.hidden = row.querySelector(".show").hidden = state !== "done";
   if (state === "done") {
