@@ -36,7 +36,7 @@ def identity(path: Path, channels: int = 3) -> Path:
 
 
 def spec(scale: int = 1, arch: str = "mambair", **more: Any) -> ModelSpec:
-    return ModelSpec("test", "mambair", arch, {}, "upscale", Source("x"), Protocol("y", 0), 0, scale, **more)
+    return ModelSpec("test", "mambair", arch, {}, "upscale", Source("x"), Protocol("y", 0), 0, scale=scale, **more)
 
 
 class Nearest(nn.Module):
