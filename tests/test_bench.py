@@ -227,3 +227,20 @@ def test_options_that_make_no_sense(pictures: Path, tmp_path: Path, bench: Calla
         assert outcome.status == 2, (wrong, outcome)
         assert outcome.out == b""
     assert bench("-d", "Manga109", "--weights", net).status == 3
+
+
+def test_workers_measure_the_same_and_one_journal_knows_it(
+    pictures: Path, tmp_path: Path, bench: Callable[..., Outcome]
+) -> None:
+    (pictures / "part9.png").write_bytes(b"no picture")
+    command = ("-d", pictures, "--weights", nearest(tmp_path / "net.pth"), "--json", "--device", "cpu", "--niqe")
+    spread = bench(*command, "--workers", 2, "--threads", 1, "--save", tmp_path / "kept")
+    alone = bench(*command, "--fresh")
+    assert spread.status == alone.status == 1
+    one, two = json.loads(alone.out), json.loads(spread.out)
+    assert one["mean"] == two["mean"]
+    assert [(image["name"], image["psnr"], image["error"]) for image in one["images"]] == [
+        (image["name"], image["psnr"], image["error"]) for image in two["images"]
+    ]
+    assert len(list((tmp_path / "kept").rglob("part*.png"))) == 3
+    assert "3 of 4 pictures were measured before" in bench(*command, "--workers", 2).err

@@ -1,5 +1,7 @@
 """How long many small pictures take, beside the network alone: python tests/throughput.py [MODEL] [THREADS].
 
+What a second worker adds, where both cores are free: python tests/throughput.py workers [MODEL].
+
 Not a test: where other work shares the cores, what is decoded and encoded meanwhile has to wait for them, too. The
 last line says what the caller's thread did besides the network: the time in which a device of its own would idle.
 """
@@ -19,9 +21,13 @@ from mambair_cli.files import Job, Naming
 from mambair_cli.images import color
 from mambair_cli.images.decode import read_picture
 from mambair_cli.restoring import batch as restoring
-from mambair_cli.restoring import steps
+from mambair_cli.restoring import spread, steps
+from mambair_cli.restoring.hand import Networks, Restoring
 from mambair_cli.restoring.record import Record
 from mambair_cli.restoring.request import Request
+from mambair_cli.restoring.restorer import Restorers
+from mambair_cli.workers.processes import Processes
+from mambair_cli.workers.team import Seat
 
 SAMPLE = Path(__file__).parent.parent / "docs" / "sample.png"
 COUNT, SIDE = 50, 96
@@ -62,6 +68,41 @@ def batch(restorer: Restorer, paths: list[Path], out: Path) -> tuple[float, floa
     return time.perf_counter() - began, time.thread_time() - computed
 
 
+class Clock(Silent):
+    """When each picture was done."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def record(self, record: Record) -> None:
+        super().record(record)
+        self.times.append(time.perf_counter())
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second, without the first ones, before which workers start."""
+        skipped = len(self.times) // 5
+        return (len(self.times) - 1 - skipped) / (self.times[-1] - self.times[skipped])
+
+
+def by_workers(count: int, model: str, paths: list[Path], out: Path) -> float:
+    """Pictures a second by so many processes of one thread."""
+    jobs = files.plan(files.find([str(path) for path in paths]), Naming("x4", f"{out}/"))
+    work = Restoring(Request("upscale", model=model), Networks(Restorers()), steps.Settings(force=True), time.time())
+    clock = Clock()
+    spread.run(jobs * 6, Processes(work, [Seat("cpu", 1)] * count), work.settings, clock)
+    return clock.rate
+
+
+def workers(model: str = "tiny-x4") -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (small := Path(folder, "in")).mkdir()
+        paths = crops(small)
+        for _ in range(3):
+            one, two = (by_workers(count, model, paths, Path(folder, "out")) for count in (1, 2))
+            print(f"one worker {one:.2f} pictures a second, two {two:.2f}: {two / one:.2f} times")
+
+
 def main(model: str = "tiny-x4", threads: str = "1") -> None:
     torch.set_num_threads(int(threads))
     restorer = load_model(model)
@@ -78,4 +119,7 @@ def main(model: str = "tiny-x4", threads: str = "1") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:2] == ["workers"]:
+        workers(*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

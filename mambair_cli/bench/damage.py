@@ -22,6 +22,10 @@ class Damage:
     scale: int = 1
     level: float | str | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels by name: functions do not."""
+        return _known, (self.task, self.about.degradations.index(self.degradation), self.scale, self.level)
+
     def __str__(self) -> str:
         return self.degradation.text.format(scale=self.scale, level=self._level)
 
@@ -66,3 +70,7 @@ class Damage:
         if read or not self.can_be_made:
             return f"{self}: read from files"
         return f"{self}: made on the fly ({self.degradation.how})"
+
+
+def _known(task: str, index: int, scale: int, level: float | str | None) -> Damage:
+    return Damage(task, TASKS[task].degradations[index], scale, level)

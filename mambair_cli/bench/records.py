@@ -12,6 +12,7 @@ from typing import Any
 
 from mambair_cli.bench.damage import Damage
 from mambair_cli.bench.datasets import Dataset
+from mambair_cli.errors import MambairError
 from mambair_cli.task import Protocol
 
 
@@ -207,12 +208,16 @@ class Journal:
         return known
 
     def append(self, image: Measured) -> None:
-        """Add a picture; the line is on the disk's side before this returns. Raises OSError where it cannot be."""
-        if not self.file.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "run.json").write_text(self.identity + "\n", encoding="utf-8")
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(image)) + "\n")
+        """Add a picture; the line is on the disk's side before this returns. Raises MambairError where it cannot
+        be."""
+        try:
+            if not self.file.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                (self.folder / "run.json").write_text(self.identity + "\n", encoding="utf-8")
+            with self.file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(asdict(image)) + "\n")
+        except OSError as error:
+            raise MambairError(f"cannot write {self.file}: {error.strerror or error}") from error
 
     def clear(self) -> None:
         self.file.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +34,8 @@ from mambair_cli.restoring.request import Request
 from mambair_cli.restoring.restorer import Restorer
 
 T = TypeVar("T")
+# Pictures, and where restored ones are kept -> what was measured.
+Spread = Callable[[Sequence[Item], Path | None], Generator[Measured, None, None]]
 TIMES_ONLY = ("platform", "processor", "python", "threads")  # of the environment: no score depends on them
 
 
@@ -57,13 +59,15 @@ def measure(
     blind: bool = False,
     gradient: bool = False,
     watcher: Watcher = Watcher(),
+    spread: Spread | None = None,
 ) -> Result:
     """Restore and measure every picture of the set; one that fails is reported and does not count.
 
     Scores go to a journal in the cache as they come; the same call again takes them from there, unless `fresh`, and
     the times with them where they were taken in the same environment. Restored pictures go to `save`, or with `keep`
     beside the journal. `perceptual` adds LPIPS, DISTS and NIQE, `blind` NIQE alone, `gradient` how much of the
-    truth's gradient is kept. Raises MambairError where journal or pictures cannot be written.
+    truth's gradient is kept. `spread` has the pictures measured elsewhere, in any order. Raises MambairError where
+    journal or pictures cannot be written.
     """
     extras = {"perceptual": perceptual, "niqe": blind or perceptual, "gradient": gradient}
     environment = describe(restorer) | extras
@@ -71,20 +75,23 @@ def measure(
     identity |= {"dataset": dataset.name, "degradation": str(damage)}
     identity |= {"protocol": asdict(restorer.spec.protocol)}
     journal = Journal(checkpoints.cache_dir(), identity)
-    run = _Run(
+    run = Meter(
         restorer,
         damage,
-        journal,
         pictures=save or (journal.folder if keep else None),
-        timed=", ".join(str(environment[key]) for key in TIMES_ONLY),
+        timed=timed_as(environment),
         scorer=Scorer(restorer.spec.protocol, Perceptual() if perceptual else None, extras["niqe"], gradient),
+        journal=journal,
     )
     if fresh:
         journal.clear()
-    images = run.known(dataset.items)
+    images = run.known(dataset.items, journal.read())
     watcher.start(len(dataset.items), len(images))
-    with closing(run.measured([item for item in dataset.items if item.name not in images])) as measured:
+    left = [item for item in dataset.items if item.name not in images]
+    with closing(spread(left, run.pictures) if spread else run.measured(left)) as measured:
         for image in measured:
+            if spread and image.score:
+                journal.append(image)
             images[image.name] = image
             watcher.step(image)
     return Result(
@@ -98,20 +105,25 @@ def measure(
     )
 
 
+def timed_as(environment: Mapping[str, Any]) -> str:
+    """What the times depend on, in words."""
+    return ", ".join(str(environment[key]) for key in TIMES_ONLY)
+
+
 @dataclass(frozen=True)
-class _Run:
-    """What the pictures of one run have in common."""
+class Meter:
+    """Restores and measures the pictures of one run."""
 
     restorer: Restorer
     damage: Damage
-    journal: Journal
     pictures: Path | None  # where restored ones go
     timed: str
     scorer: Scorer
+    journal: Journal | None = None  # where scores are noted down at once
 
-    def known(self, items: Sequence[Item]) -> dict[str, Measured]:
+    def known(self, items: Sequence[Item], before: Mapping[str, Measured]) -> dict[str, Measured]:
         """What an earlier run measured on the same files, and where pictures are kept, kept as well."""
-        before, known = self.journal.read(), {}
+        known = {}
         for item in items:
             image, place = before.get(item.name), self.place(item)
             if image is None or image.stamp != _stamp(item):
@@ -146,7 +158,7 @@ class _Run:
                 yield pending.popleft().result()
 
     def finish(self, item: Item, pair: Prepared, restored: NDArray[np.float32], seconds: float) -> Measured:
-        """Score a picture, keep it, and note it down."""
+        """Score a picture, keep it, note it down. Raises MambairError where it cannot be written."""
         rounding, place = self.restorer.spec.protocol.rounding, self.place(item)
         shown = restored * 255.0 if rounding == "none" else metrics.to_uint8(restored)
         try:
@@ -163,10 +175,8 @@ class _Run:
         if place:
             with atomic_write(Path(place)) as file:
                 Image.fromarray(metrics.to_uint8(restored)).save(file, "PNG")
-        try:
+        if self.journal:
             self.journal.append(image)
-        except OSError as error:
-            raise MambairError(f"cannot write {self.journal.file}: {error.strerror or error}") from error
         return image
 
 

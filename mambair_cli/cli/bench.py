@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from inspect import signature
@@ -20,7 +20,9 @@ from mambair_cli.cli.options import (
     MODEL,
     RESULT,
     RUNNING,
+    Address,
     Device,
+    Engine,
     Ensemble,
     Json,
     Offline,
@@ -30,28 +32,30 @@ from mambair_cli.cli.options import (
     Seed,
     Shard,
     Weights,
+    Workers,
     complete_model,
 )
 from mambair_cli.cli.restore import read_level
 from mambair_cli.errors import UsageError
-from mambair_cli.restoring.running import Running
 from mambair_cli.task import Protocol, Value
 from mambair_cli.tasks import SIGMA, TASKS
+from mambair_cli.workers import engines
 
 if TYPE_CHECKING:
     from mambair_cli.bench.damage import Damage
     from mambair_cli.bench.datasets import Dataset
     from mambair_cli.bench.records import Measured, Result
     from mambair_cli.bench.run import Watcher
+    from mambair_cli.cli.restore import MakeTeam
     from mambair_cli.console import Voice
     from mambair_cli.models.spec import ModelSpec
-    from mambair_cli.restoring.restorer import Restorer
+    from mambair_cli.restoring.restorer import Restorers
 
     Run = tuple[ModelSpec, Damage, Dataset]
 
 DATA = "Data"
 SPEED = "Speed"
-RUNNING_ONLY = {"save", "fresh", "ensemble", "tile", "overlap", "precision"}  # options of models
+RUNNING_ONLY = {"save", "fresh", "ensemble", "tile", "overlap", "precision", "engine", "workers"}  # options of models
 
 
 def _complete_dataset(incomplete: str) -> list[str]:
@@ -184,7 +188,7 @@ Size = Annotated[
 Backward = Annotated[
     bool, typer.Option("--backward", help="With --speed: time the gradients too.", rich_help_panel=SPEED)
 ]
-Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads.", rich_help_panel=SPEED)]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="CPU threads, each.", rich_help_panel=SPEED)]
 
 
 def bench(
@@ -216,6 +220,9 @@ def bench(
     force: Force = False,
     fresh: Fresh = False,
     shard: Shard = None,
+    engine: Engine = "local",
+    workers: Workers = None,
+    address: Address = None,
     json: Json = False,
     quiet: Quiet = False,
     speed: Speed = False,
@@ -259,7 +266,9 @@ def bench(
         datasets.check(name)
     if task not in (None, *TASKS):
         raise UsageError(f"There is no task {task!r}.", f"Tasks: {', '.join(TASKS)}.")
-    running = Running(device, precision, tile, overlap, ensemble, seed)
+    running = engines.running(device, precision, tile, overlap, ensemble, seed)
+    crew = engines.Wanted(device, workers, threads, address)
+    chosen = engines.find(engine)
     reports.check(report or (), force)
     if save:
         reports.check_folder(save)
@@ -286,7 +295,8 @@ def bench(
     how = {"perceptual": perceptual, "blind": niqe, "gradient": gradient}
     scored = (_scored(folder, pictures, damage, judge.protocol, voice, how) for folder, pictures in made)
     load = Restorers(running, file, offline)
-    _tell(chain(scored, _measure(runs, load, save, voice, keep=keep, fresh=fresh, **how)), report or [], json)
+    make = (lambda work: chosen.team(work, crew)) if chosen.needed(crew) else None
+    _tell(chain(scored, _measure(runs, load, make, save, voice, keep=keep, fresh=fresh, **how)), report or [], json)
 
 
 def _refuse_idle(context: typer.Context, mode: str | None, scored: bool) -> None:
@@ -317,17 +327,21 @@ def _scored(
 
 
 def _measure(
-    runs: Sequence[Run], load: Callable[[ModelSpec], Restorer], save: Path | None, voice: Voice, **how: bool
+    runs: Sequence[Run], load: Restorers, make: MakeTeam | None, save: Path | None, voice: Voice, **how: bool
 ) -> Iterator[Result]:
-    """The results of all runs, each as soon as it is there. Every model is loaded once."""
+    """The results of all runs, each as soon as it is there. Every model is loaded once, by workers once a set."""
+    from mambair_cli.bench import hand
     from mambair_cli.bench.run import measure
+    from mambair_cli.restoring.hand import Networks
 
     for spec, group in groupby(runs, key=lambda run: run[0]):
         restorer = load(spec)
         for _, damage, pictures in group:
+            work = hand.Measuring(Networks(load), spec, damage, how["perceptual"], how["blind"], how["gradient"])
+            spread = hand.spread(work, make) if make else None
             folder = save / f"{pictures.name}-{damage}".replace(" ", "-") / spec.name if save else None
             with _watching(f"{spec.name} on {pictures.name}", voice) as watcher:
-                result = measure(restorer, pictures, damage, save=folder, watcher=watcher, **how)
+                result = measure(restorer, pictures, damage, save=folder, watcher=watcher, spread=spread, **how)
             yield result
 
 

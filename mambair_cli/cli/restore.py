@@ -18,7 +18,6 @@ from mambair_cli import __version__, console
 from mambair_cli.cli import watching
 from mambair_cli.cli.options import MODEL, RestoreOptions, completion, with_options
 from mambair_cli.errors import UsageError, printable
-from mambair_cli.restoring.running import Running
 from mambair_cli.streams import stdout_is_terminal
 from mambair_cli.task import Level, Task, Value
 from mambair_cli.workers import engines
@@ -121,7 +120,8 @@ def _restore(request: Request, options: RestoreOptions) -> None:
 
     voice = console.voice
     options = watching.checked(_with_streams(options))
-    running = running_of(options)
+    how = (options.precision, options.tile, options.overlap, options.ensemble, options.seed)
+    running = engines.running(options.device, *how)
     engine = engines.find(options.engine)
     file = checkpoints.named(options.model, options.weights)[1]
     work = _prepare(request, file, options)
@@ -149,14 +149,6 @@ def _restore(request: Request, options: RestoreOptions) -> None:
     if work.others:
         voice.say(files.left_alone(work.others))
     raise typer.Exit(1 if reporter.failed else 0)
-
-
-def running_of(options: Any) -> Running:
-    """How networks run; where there are several devices, on the first. Raises UsageError for any that cannot be."""
-    how = (options.precision, options.tile, options.overlap, options.ensemble, options.seed)
-    names = ["auto"] if options.device == "all" else options.device.split(",")
-    first, *_ = [Running(name.strip(), *how) for name in names]
-    return first
 
 
 def _here(work: Prepared, restorers: Restorers, make: MakeTeam, options: RestoreOptions) -> Run:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 from mambair_cli.errors import UsageError
+from mambair_cli.restoring.running import Running
 from mambair_cli.workers.team import Seat, Team, Work
 
 
@@ -59,6 +61,13 @@ def find(name: str) -> Engine:
     if name not in ENGINES:
         raise UsageError(f"there is no engine {name!r}", f"Engines: {', '.join(ENGINES)}.")
     return ENGINES[name]
+
+
+def running(device: str, *how: Any) -> Running:
+    """How networks run, on the first of several devices. Raises UsageError for any that cannot be."""
+    names = ["auto"] if device == "all" else device.split(",")
+    first, *_ = [Running(name.strip(), *how) for name in names]
+    return first
 
 
 def devices(text: str) -> list[str]:
