@@ -2,7 +2,8 @@
 
 Commands are those lines of code blocks that begin with `mambair`. They run in a folder with the pictures that they
 name. Those of published models, and enlargements to 3840 pixels, run as dry runs; those that measure, train, fetch,
-serve or wait are only parsed, with all their options. A block after an HTML comment `not run: WHY` is left alone, and counted.
+serve or wait are only parsed, with all their options. A block after an HTML comment `not run: WHY` is left alone, and
+counted.
 """
 
 from __future__ import annotations
