@@ -5,7 +5,7 @@ DEMO_VENV ?= .venv-demo
 PIP = -m pip --disable-pip-version-check --quiet
 KERNEL = CMakeLists.txt $(wildcard mambair_cli/scan/*.cpp mambair_cli/scan/*.hpp)
 
-.PHONY: demo test lint types pytest kernel format clean
+.PHONY: demo test lint types pytest kernel wheel format clean
 
 demo: $(DEMO_VENV)/.installed
 	$(DEMO_VENV)/bin/mambair upscale -s 4 --force docs/sample.png -o demo/sample_x4.png
@@ -23,6 +23,8 @@ test: lint types pytest
 $(VENV)/.installed: pyproject.toml constraints.txt $(KERNEL)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP) install -c constraints.txt -e '.[test,dev]'
+	# Without torchvision, which it asks for: tests/test_spandrel.py says why.
+	$(VENV)/bin/python $(PIP) install --no-deps spandrel einops
 	touch $@
 
 lint: $(VENV)/.installed
@@ -35,6 +37,9 @@ types: $(VENV)/.installed
 
 pytest: $(VENV)/.installed
 	$(VENV)/bin/pytest
+
+wheel:
+	tools/wheel.sh $(PYTHON)
 
 format: $(VENV)/.installed
 	$(VENV)/bin/ruff check --fix .

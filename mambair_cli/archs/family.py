@@ -65,6 +65,7 @@ class Architecture:
     paper_tiles: tuple[int, int] | None = (
         None  # (piece, overlap divisor) of the published scores; None: whole pictures
     )
+    exports: bool = False  # whether `mambair export` writes it, which takes a golden test of the written file
     random: bool = False  # draws from its attribute `generator` while it runs
     without_effect: frozenset[str] = frozenset()  # published arguments that change nothing about the result
     only_value: Arguments = field(default_factory=dict, hash=False)  # published arguments with a single use

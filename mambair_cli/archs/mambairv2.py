@@ -318,6 +318,7 @@ MAMBAIRV2 = Architecture(
     marks=(KERNEL,),
     hyperparameters=partial(_arguments, KERNEL),
     bytes_per_channel=65,
+    exports=True,
     computed=frozenset({MambaIRv2.BUFFER}),
     padding=Padding(minimum=8),
     paper_tiles=(200, 10),

@@ -15,7 +15,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from mambair_cli import __version__, atomic, console
-from mambair_cli.cli import bench, compare, doctor, models, restore, serve, speed, train
+from mambair_cli.cli import bench, compare, doctor, export, models, restore, serve, speed, train
 from mambair_cli.cli.help import Command, Group
 from mambair_cli.cli.options import completion
 from mambair_cli.errors import MambairError
@@ -28,6 +28,7 @@ OTHERS: dict[str, Callable[..., None]] = {
     "bench": bench.bench,
     "speed": speed.speed,
     "train": train.train,
+    "export": export.export,
     "doctor": doctor.doctor,
 }
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mambair_cli.errors import UsageError
-from mambair_cli.scan import cpu, gpu, published, reference
+from mambair_cli.scan import cpu, gpu, published, reference, standard
 from mambair_cli.scan.backend import Backend, ScanInputs, without_autocast
 from mambair_cli.scan.meter import measure
 
@@ -76,6 +76,8 @@ def _warn_of_slowness(kind: str) -> None:
 
 
 def _run(inputs: ScanInputs, name: str | None) -> Tensor:
+    if standard.active():
+        return standard.scan(inputs)
     device = inputs.u.device
     if device.type == "meta":
         return measure(inputs, inputs.blank)

@@ -102,8 +102,11 @@ class ScanInputs(NamedTuple):
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast off; on the meta device, where shapes are worked out and nothing else, there is none."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+    """Autocast off; on the meta device, where shapes are worked out and nothing else, there is none, and where it is
+    off already nothing is left to be traced by an export."""
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@
 
 #include "cpu_kernel.hpp"
 #include "parallel.hpp"
+#include "processor.hpp"
 
 namespace nb = nanobind;
 using Array = nb::ndarray<nb::c_contig, nb::device::cpu>;
@@ -26,12 +27,9 @@ namespace {
 std::vector<const Kernels*> available() {
   std::vector<const Kernels*> found;
 #if defined(MAMBAIR_X86)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    found.push_back(&avx512::kernels);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-    found.push_back(&avx2::kernels);
+  const Features can = processor_features();
+  if (can.avx512) found.push_back(&avx512::kernels);
+  if (can.avx2) found.push_back(&avx2::kernels);
 #endif
   found.push_back(&portable::kernels);
   return found;

@@ -11,7 +11,7 @@ import importlib
 import torch
 from torch import Tensor
 
-from mambair_cli.scan import cpu, fused, gpu
+from mambair_cli.scan import cpu, fused, gpu, standard
 
 _WORD = 2**32 - 1
 
@@ -67,10 +67,14 @@ def by_category(category: Tensor, categories: int) -> tuple[Tensor, Tensor]:
 
     Ties in raster order: an unstable sort gives another path, hence another picture.
     """
-    if category.device.type == "cpu" and not cpu.missing:
+    if category.device.type == "cpu" and not cpu.missing and not standard.active():
         visits, step_of = torch.empty_like(category), torch.empty_like(category)
         cpu._cpu.visit(category.contiguous(), categories, visits, step_of, torch.get_num_threads())
         return visits, step_of
-    order = category.argsort(dim=-1, stable=True)
+    if standard.active():  # where no sort need be stable, and none of its keys equal another
+        length = category.shape[-1]
+        order = (category.long() * length + torch.arange(length, device=category.device)).argsort(dim=-1)
+    else:
+        order = category.argsort(dim=-1, stable=True)
     steps = torch.arange(order.shape[1], dtype=torch.int32, device=order.device).expand_as(order)
     return order.int(), torch.empty_like(category).scatter_(1, order, steps)
