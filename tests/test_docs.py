@@ -2,8 +2,8 @@
 
 Commands are those lines of code blocks that begin with `mambair`. They run in a folder with the pictures that they
 name. Those of published models, and enlargements to 3840 pixels, run as dry runs; those that measure, train, fetch,
-serve or wait are only parsed, with all their options. A block after an HTML comment `not run: WHY` is left alone, and
-counted.
+serve, wait or work elsewhere are only parsed, with all their options. A block after an HTML comment `not run: WHY` is
+left alone, and counted.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARK = re.compile(r"<!-- not run: (.+) -->")
 RUN = {*TASKS, "compare", "doctor", "help"}  # and `models list` and `info`; all others are parsed
+SHARED = {"--watch", "--shard", "--workers", "--engine"}  # they wait, or need other machines
 WRITTEN = {"-o", "--output", "--log", "--report", "--save", "--out"}  # what follows is no input
 
 
@@ -98,10 +99,11 @@ def test_commands_work_as_printed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
-    args = prepare(args)
+    elsewhere = any("://" in arg or arg.startswith("/") for arg in args)
+    args = args if elsewhere else prepare(args)
     models = [args[n + 1] for n, arg in enumerate(args) if arg in ("-m", "--model")]
-    far = "--watch" in args or any("://" in arg for arg in args)
-    if (args[0] not in RUN and args[:2] not in (["models", "list"], ["models", "info"])) or far:
+    begun = args[0] in RUN or args[:2] in (["models", "list"], ["models", "info"])
+    if not begun or elsewhere or SHARED & set(args):
         check([arg for n, arg in enumerate(args) if not ({arg, *args[n - 1 : n]} & {"--results", "--weights"})])
     elif args[0] in TASKS:
         dry = "--long-edge" in args or any(not zoo.find(m, task=args[0]).source.bundled for m in models)
