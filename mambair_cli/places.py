@@ -27,9 +27,10 @@ _WEB = ("http", "https")
 # What installs the file system of a protocol, where it is not part of fsspec.
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 # How its file system is told of what kind a file is; others guess it, or do without.
-_KINDS: dict[str, Callable[[str], dict[str, str]]] = {
+_KINDS: dict[str, Callable[[str], dict[str, Any]]] = {
     "s3": lambda kind: {"ContentType": kind},
-    "gs": lambda kind: {"content_type": kind},
+    **dict.fromkeys(("gs", "gcs"), lambda kind: {"content_type": kind}),
+    **dict.fromkeys(("az", "abfs", "abfss"), lambda kind: {"content_settings": {"content_type": kind}}),
 }
 # What trying again does not help.
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, BadImage, ImportError, ValueError)
@@ -124,7 +125,7 @@ class Place:
         `exclusive`: only if there is none; else raises AlreadyThere. Raises MambairError where it cannot be written.
         """
         fs, path = _store(self.url)
-        options = _KINDS.get(self.protocol, lambda kind: {})(kind)
+        options = _KINDS[self.protocol](kind) if self.protocol in _KINDS else {}
         try:
             if exclusive and not self._create(fs, path, data, options):
                 _say_once(f"{self.protocol}:// cannot create files exclusively: of two runs at once both may write")
@@ -140,7 +141,7 @@ class Place:
         except Exception as error:
             raise MambairError(f"cannot write {self.url}: {_why(error)}") from error
 
-    def _create(self, fs: Any, path: str, data: bytes, options: dict[str, str]) -> bool:
+    def _create(self, fs: Any, path: str, data: bytes, options: dict[str, Any]) -> bool:
         """Write a new file; False where the store does not know how. Raises FileExistsError."""
         try:
             fs.pipe_file(path, data, mode="create", **options)

@@ -90,7 +90,7 @@ def by_workers(count: int, model: str, paths: list[Path], out: Path) -> float:
     jobs = files.plan(files.find([str(path) for path in paths]), Naming("x4", f"{out}/"))
     work = Restoring(Request("upscale", model=model), Networks(Restorers()), steps.Settings(force=True), time.time())
     clock = Clock()
-    spread.run(jobs * 6, Processes(work, [Seat("cpu", 1)] * count), work.settings, clock)
+    spread.run(jobs * 4, Processes(work, [Seat("cpu", 1)] * count), work.settings, clock)
     return clock.rate
 
 
