@@ -100,7 +100,7 @@ def workers(model: str = "tiny-x4") -> None:
         paths = crops(small)
         for _ in range(3):
             one, two = (by_workers(count, model, paths, Path(folder, "out")) for count in (1, 2))
-            print(f"one worker {one:.2f} pictures a second, two {two:.2f}: {two / one:.2f} times")
+            print(f"one worker {one:.2f} pictures a second, two {two:.2f}: {two / one:.2f} times", flush=True)
 
 
 def main(model: str = "tiny-x4", threads: str = "1") -> None:
