@@ -17,7 +17,10 @@ from mambair_cli.models import zoo
 from mambair_cli.speed.count import SQUARE, count, count_model
 
 SHORTER: dict[str, dict[str, object]] = {"mambairv2_light": {"depths": [2], "num_heads": [4]}}
-SMALLEST = {spec.arch: spec for spec in sorted(zoo.zoo().values(), key=lambda spec: -spec.params)}
+SMALL = sorted((spec for spec in zoo.zoo().values() if spec.params < 1e6), key=lambda spec: -spec.params)
+SMALLEST = {spec.arch: spec for spec in SMALL}
+    spec.arch: spec for spec in sorted(zoo.zoo().values(), key=lambda spec: -spec.params) if spec.params < 1e6
+}
 
 
 def convolved(x: Tensor, weight: Tensor, y: Tensor) -> int:
@@ -77,7 +80,7 @@ def by_calls(network: torch.nn.Module, size: tuple[int, int], monkeypatch: pytes
     return calls.macs, sum(scans)
 
 
-@pytest.mark.parametrize("name", ["tiny-x4-sharp", "dvmsr-x4", "pfvm-x4", "mambairv2-light-x2", "eamamba-light-x4"])
+@pytest.mark.parametrize("name", ["tiny-x4", "dvmsr-x4", "mambairv2-light-x2", "eamamba-light-x4"])
 def test_an_independent_count_agrees(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the calls of torch's functions, where ours counts what they come down to."""
     spec = zoo.find(name)
@@ -91,7 +94,7 @@ def test_an_independent_count_agrees(name: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("name", [SMALLEST[arch].name for arch in sorted(SMALLEST)])
 def test_the_card_says_what_the_network_does(name: str) -> None:
-    """One model of every architecture; `tools/count_macs.py` does all."""
+    """A small model of every architecture that has one; `tools/count_macs.py` does all."""
     spec = zoo.find(name)
     assert count_model(spec, (SQUARE,)) == (spec.macs or ())[:1]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from mambair_cli import archs
+from mambair_cli import archs, speed
 from mambair_cli.cli.app import application
 from mambair_cli.errors import UsageError
 from mambair_cli.models import timings, zoo
@@ -85,10 +86,15 @@ def test_the_list_of_models_shows_what_was_measured_here(monkeypatch: pytest.Mon
     monkeypatch.setenv("MAMBAIR_CACHE", str(tmp_path / "cache"))
     assert listed()["MODEL"] == "S/MP"
     assert set(listed().values()) == {"S/MP", ""}
-    for vain in (["--size", "16x16"], ["--size", "128x128", "--threads", "1"]):
-        run("speed", "-m", "dvmsr-x4", *vain)
-        assert set(listed().values()) == {"S/MP", ""}
+    reports: list[speed.SpeedReport] = []
+    measure = speed.measure_speed
+    monkeypatch.setattr(speed, "measure_speed", lambda *args: reports.append(measure(*args)) or reports[-1])
     row = json.loads(run("speed", "-m", "tiny-x2", "--size", "16x16", "--size", "128x128", "--json"))["rows"][-1]
+    assert replace(reports[0], rows=reports[0].rows[:1]).seconds_per_megapixel == {}, "16x16 says nothing"
+    monkeypatch.setattr(speed, "measure_speed", lambda *args: replace(reports[0], rows=[other]))
+    other = replace(reports[0].rows[1], model="dvmsr-x4")  # type: ignore[type-var]
+    run("speed", "-m", "dvmsr-x4", "--threads", "1")
+    assert listed()["dvmsr-x4"] == ""
     seconds = row["seconds"] / 128**2 * 1e6
     assert listed()["tiny-x2"] == f"{seconds:.3g}"
     assert json.loads(run("models", "info", "tiny-x2", "--json"))["seconds_per_megapixel"] == seconds
