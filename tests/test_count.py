@@ -19,8 +19,6 @@ from mambair_cli.speed.count import SQUARE, count, count_model
 SHORTER: dict[str, dict[str, object]] = {"mambairv2_light": {"depths": [2], "num_heads": [4]}}
 SMALL = sorted((spec for spec in zoo.zoo().values() if spec.params < 1e6), key=lambda spec: -spec.params)
 SMALLEST = {spec.arch: spec for spec in SMALL}
-    spec.arch: spec for spec in sorted(zoo.zoo().values(), key=lambda spec: -spec.params) if spec.params < 1e6
-}
 
 
 def convolved(x: Tensor, weight: Tensor, y: Tensor) -> int:
