@@ -165,7 +165,7 @@ def listing(folder: Place, recursive: bool) -> Iterator[tuple[str, Place]]:
     pending = [""]
     while pending:
         here, deeper = pending.pop(), []
-        for path, is_folder in _entries(fs, f"{root}/{here}".rstrip("/"), folder.url):
+        for path, is_folder in _entries(fs, f"{root}/{here}".rstrip("/")):
             if not path.startswith(f"{root}/{here}"):
                 continue  # a web page's link to elsewhere; what stands for the folder itself
             name = path.removeprefix(f"{root}/{here}").rstrip("/")
@@ -189,7 +189,7 @@ def matching(pattern: Place) -> list[Place]:
         raise MambairError(f"{pattern.url} cannot be listed: {_why(error)}") from error
 
 
-def _entries(fs: Any, path: str, shown: str) -> Iterator[tuple[str, bool]]:
+def _entries(fs: Any, path: str) -> Iterator[tuple[str, bool]]:
     """What a folder holds: path, whether it is a folder."""
     try:
         if hasattr(fs, "_iterdir") and hasattr(fs, "split_path"):  # s3fs: page by page, in order
@@ -199,9 +199,9 @@ def _entries(fs: Any, path: str, shown: str) -> Iterator[tuple[str, bool]]:
             for info in sorted(infos, key=lambda info: str(info["name"])):
                 yield str(info["name"]), info["type"] == "directory"
     except FileNotFoundError as error:
-        raise MambairError(f"{shown}: no such folder") from error
+        raise MambairError("no such folder") from error
     except Exception as error:
-        raise MambairError(f"{shown} cannot be listed: {_why(error)}") from error
+        raise MambairError(f"cannot be listed: {_why(error)}") from error
 
 
 def _paged(fs: Any, path: str) -> Iterator[tuple[str, bool]]:
