@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import pickle
 import shlex
 import signal
 import subprocess
@@ -104,6 +106,7 @@ def test_tiles_are_told_and_the_command_names_their_size(served: Served, monkeyp
         ("task=deblur", png(), 409, "No bundled model"),
         ("task=upscale", b"", 400, "no picture"),
         ("task=upscale", b"no picture at all", 422, "not a picture"),
+        ("task=upscale", pickle.dumps({"weights": print}), 422, "not a picture"),
         ("task=upscale", png()[:60], 422, ""),
         ("task=upscale&format=jpg&long-edge=70000", png(80, 1), 422, "JPEG holds 65535 pixels"),
         ("task=upscale&scale=1e99", png(), 422, "would come out"),
@@ -213,6 +216,22 @@ def test_clients_take_turns_and_the_queue_has_a_bound(monkeypatch: Any) -> None:
         gate.open.set()
         until(lambda: served.get(f"/api/jobs/{jobs[3]}").json()["state"] == "done")
         assert served.post("/api/restore?task=derain", png()).status_code == 200
+
+
+def test_a_full_disk_is_told(monkeypatch: Any) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with serving() as served:
+        monkeypatch.setattr("mambair_cli.serve.worker.encode.write", full)
+        answer = served.post("/api/restore?task=derain", png())
+        assert (answer.status_code, answer.json()["detail"]) == (
+            422,
+            "cannot write the result: No space left on device",
+        )
+        monkeypatch.setattr("mambair_cli.serve.uploads._write", full)
+        assert served.post("/api/restore?task=derain", png()).status_code == 507
+        until(lambda: served.server.spool.used == 0)
 
 
 def test_two_devices_share_the_queue(monkeypatch: Any) -> None:

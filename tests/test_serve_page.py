@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import shlex
 import zipfile
@@ -14,7 +15,7 @@ import pytest
 from helpers.album import photo
 from helpers.browser import Browser
 from helpers.commands import mambair
-from helpers.serving import TOKEN, Gate, Served, serving, until
+from helpers.serving import TOKEN, Gate, Served, png, serving, until
 
 from mambair_cli.serve.guard import Rules
 from mambair_cli.serve.limits import Limits
@@ -26,6 +27,13 @@ WATCH_SHIFTS = """
     new PerformanceObserver((list) => window.moves.push(...list.getEntries().map((entry) => entry.toJSON())))
       .observe({ type: "layout-shift", buffered: true })
 """
+
+PASTE = """(function () {
+    const bytes = Uint8Array.from(atob(arguments[0]), (sign) => sign.charCodeAt(0));
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File([bytes], "image.png", { type: "image/png" }));
+    document.dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+})"""
 
 
 @pytest.fixture
@@ -140,6 +148,13 @@ def test_a_broken_file_a_cancelled_one_and_another_try(
     page.click("#clear")
     assert states(page) == []
     assert page.script("document.querySelector('#clear').disabled && document.activeElement.id === 'drop'")
+
+
+def test_a_picture_is_pasted(page: Browser) -> None:
+    data = base64.b64encode(png()).decode()
+    page.script(f"void ({PASTE}).apply(null, arguments)", data)
+    done(page, 1)
+    assert text(page, "#queue b") == "image.png"
 
 
 def test_all_of_it_by_keyboard(page: Browser, pictures: tuple[Path, Path]) -> None:

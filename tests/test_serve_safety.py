@@ -19,6 +19,7 @@ from helpers.serving import TOKEN, Served, png, serving, until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mambair_cli.models import checkpoints
 from mambair_cli.serve import deadlines
 from mambair_cli.serve.guard import POLICY, Rules
 from mambair_cli.serve.limits import Limits
@@ -234,8 +235,10 @@ def test_what_killed_servers_left_is_swept(tmp_path: Any, monkeypatch: pytest.Mo
 # --- many -----------------------------------------------------------------------------------------------------
 
 
-def test_two_hundred_requests_of_sixteen_clients() -> None:
-    """None is lost or mixed up, none waits while sixteen later ones pass it, and memory stays."""
+def test_two_hundred_requests_of_sixteen_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is lost or mixed up, none waits while later ones pass it, memory stays, one network serves all."""
+    loaded, really = [], checkpoints.load_network
+    monkeypatch.setattr(checkpoints, "load_network", lambda *a, **k: (loaded.append(a), really(*a, **k))[1])
     with serving(Limits(queue=20)) as served:
         pictures = {seed: png(seed=seed) for seed in range(8)}
         wanted = {seed: served.post("/api/restore?task=derain", body).content for seed, body in pictures.items()}
@@ -258,6 +261,7 @@ def test_two_hundred_requests_of_sixteen_clients() -> None:
         assert max(passed) <= 2 * 16
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # kilobytes
         assert served.server.jobs.counts() == {"waiting": 0, "running": 0}
+        assert len(loaded) == 1
         until(lambda: served.server.spool.used == 0)
 
 

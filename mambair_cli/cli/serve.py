@@ -115,9 +115,8 @@ def serve(
         server = Server(runs, forms, rules, limits)
     url = _url(host, listening.getsockname()[1], rules.token)
     typer.echo(url)
-    voice.say(
-        f"mambair is there: {'open' if rules.token else 'for this machine only, at'} {url}  (Ctrl-C ends it)", None
-    )
+    reach = "for this machine only" if rules.loopback else "for all who can reach it and know the token"
+    voice.say(f"open it in a browser: {reach}. Ctrl-C ends it.", None)
     if open:
         import webbrowser
 
@@ -167,6 +166,16 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _url(host: str, port: int, token: str | None) -> str:
     """Where the page is; the token stands behind #, which browsers keep to themselves."""
-    name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, host)
+    name = _own_address() if host in ("0.0.0.0", "::") else host
     name = f"[{name}]" if ":" in name else name
     return f"http://{name}:{port}/" + (f"#token={token}" if token else "")
+
+
+def _own_address() -> str:
+    """The address at which others on the network see this machine; its name where there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect(("192.0.2.1", 9))  # sends nothing: it only asks the system for the way
+            return str(asking.getsockname()[0])
+        except OSError:
+            return socket.gethostname()

@@ -34,6 +34,9 @@ async def received(request: Request, jobs: Jobs, name: str) -> Path:
         count = await _write(request, jobs, file)
         if not count:
             raise Refused(400, "There is no picture in the request.", _HOW)
+    except OSError as error:
+        jobs.spool.remove(file)
+        raise Refused(507, f"The picture cannot be kept: {error.strerror or error}.") from error
     except BaseException:
         jobs.spool.remove(file)
         raise

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambair_cli import compare
+from mambair_cli.errors import MambairError
 from mambair_cli.files import Naming, result_of
 from mambair_cli.images import encode
 from mambair_cli.images.decode import read_picture
@@ -92,8 +93,11 @@ class Worker:
             progress=progress,
             say=notes.append,
         )
-        with target.open("wb") as stream:
-            notes += encode.write(result.picture, stream, form, asked.encoding)
+        try:
+            with target.open("wb") as stream:
+                notes += encode.write(result.picture, stream, form, asked.encoding)
+        except OSError as error:
+            raise MambairError(f"cannot write the result: {error.strerror or error}") from error
         record = replace(result.record, input=name or "-", output=result_name)
         return Made(target, result_name, form, record, tuple(notes), asked.command(name, *self._arguments(record)))
 

@@ -90,8 +90,16 @@ class Browser:
         box = self.script("document.querySelector(arguments[0]).getBoundingClientRect().toJSON()", selector)
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
-        for kind in ("dragEnter", "dragOver", "drop"):
-            self.command("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+        heard = "document.addEventListener('drop', () => (window.dropped = true), { once: true, capture: true })"
+        self.script(f"void (window.dropped = false, {heard})")
+        for _ in range(10):  # a window that has just been made loses some
+            for kind in ("dragEnter", "dragOver", "drop"):
+                self.command("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+            for _ in range(40):
+                if self.script("window.dropped"):
+                    return
+                time.sleep(0.05)
+        raise TimeoutError("nothing was dropped")
 
     def drag(self, selector: str, right: int, kind: str = "mouse") -> None:
         """Press in the middle of the element, move to the right in steps, let go."""

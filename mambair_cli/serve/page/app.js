@@ -453,9 +453,11 @@ function widget(field, task) {
   return box;
 }
 
-// The first words of a field as buttons beside its input: one press fills it, another empties it.
+// The first words of a field, or three points of a span from 0 to 1, as buttons beside its input: one press fills it,
+// another empties it.
 function offers(field, input) {
-  const buttons = field.words.slice(0, 3).map((word) => make("button", { type: "button", "aria-label": `${field.label} ${word}` }, word));
+  const words = field.low === 0 && field.high === 1 ? ["0", "0.5", "1"] : field.words.slice(0, 3);
+  const buttons = words.map((word) => make("button", { type: "button", "aria-label": `${field.label} ${word}` }, word));
   const mark = () => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.textContent === input.value)));
   input.addEventListener("input", mark);
   for (const button of buttons) {
