@@ -244,7 +244,7 @@ DENOISE = Task(
             level=SIGMA,
             word="real",
             standard=False,
-            layouts=("LQ/*", "noisy/*", "input/*"),
+            layouts=("LQ/*", "noisy/*", "input/*", "CroppedImages/*_real.*"),
         ),
         _photograph("camera", "a camera's noise by day, demosaiced, sharpened, JPEG 92"),
         _photograph("camera_night", "the same with two fifths of the light, JPEG 90"),

@@ -27,7 +27,7 @@ from mambair_cli.errors import BadImage, Unavailable, UsageError
 from mambair_cli.train import data, loop, pictures, recipe
 from mambair_cli.train.pictures import Folders
 from mambair_cli.train.recipe import Adversarial, Recipe
-from mambair_cli.train.rival import Discriminator, Rival, enlarge
+from mambair_cli.train.rival import Discriminator, Rival, enlarge, grid_excess
 from mambair_cli.train.state import State
 from mambair_cli.train.train import Options, train
 
@@ -147,12 +147,30 @@ def test_a_discriminator_learns_to_tell_sharp_from_soft() -> None:
     verdicts = [rival.network(picture, soft)[-1].mean().item() for picture in (truth, soft)]
     assert verdicts[0] > verdicts[1] + 0.5
     result = soft.clone().requires_grad_()
-    rival.objection(result, soft, seen).backward()
+    rival.objection(result, truth, soft, 2, seen).backward()
     assert result.grad is not None
     l1 = result.numel() ** -0.5  # the size of the gradient of L1
     assert 0.8 * l1 < float(result.grad.norm()) < 1.21 * l1  # weight and features push, in whatever directions
     better = rival.network(soft - 10 * result.grad, soft)[-1].mean()
     assert better > verdicts[1]
+
+
+def test_a_grid_at_the_periods_of_the_upsampler_is_pushed_away() -> None:
+    torch.manual_seed(0)
+    truth = torch.nn.functional.avg_pool2d(torch.rand(2, 3, 64, 64), 5, 1, 2)
+    rival = Rival.fresh(Adversarial(weight=0.0, features=0.0, grid=1.0, width=8), torch.device("cpu"))
+    seen = [feature.detach() for feature in rival.network(truth, truth)]
+    for period in (2, 4):
+        result = truth.clone()
+        result[..., ::period] += 0.02
+        result.requires_grad_()
+        before = grid_excess(result, truth, 4)
+        assert before > 1
+        rival.objection(result, truth, truth, 4, seen).backward()
+        assert result.grad is not None
+        assert grid_excess(result - 5 * result.grad, truth, 4) < before - 0.1
+        assert grid_excess(result, result, 4) == 0  # what the truth has may be there
+    assert grid_excess(truth, truth, 4) == grid_excess(truth, truth, 1) == 0
 
 
 def test_a_verdict_for_every_second_pixel() -> None:

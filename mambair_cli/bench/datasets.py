@@ -51,6 +51,7 @@ CLEAN = (
     "gt/*",
     "*/gt/*",
     "groundtruth/*",
+    "CroppedImages/*_mean.*",
     "*",
 )
 

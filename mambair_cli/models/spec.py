@@ -43,6 +43,7 @@ class ModelSpec:
     scale: int = 1
     sigma: Sigma = None  # noise level of 255, "real", or a (low, high) range
     quality: Quality = None  # JPEG quality, or a range
+    blind: bool = False  # knows every kind of the task's level, words too: taken where none is asked for
     compressed: bool = False  # for low-resolution input that went through JPEG
     channels: int = 3
     licence: str = "unknown"

@@ -158,9 +158,9 @@ def _value(task: str, sigma: Value, quality: Value) -> Value:
 
 
 def _of_kind(candidates: list[ModelSpec], task: str, value: Value) -> list[ModelSpec]:
-    """Real and synthetic noise are different kinds: neither stands in for the other."""
+    """Real and synthetic noise are different kinds: neither stands in for the other, blind models for both."""
     level = TASKS[task].level
-    return [s for s in candidates if level is None or level.is_kind(value, TASKS[task].level_of(s))]
+    return [s for s in candidates if level is None or s.blind or level.is_kind(value, TASKS[task].level_of(s))]
 
 
 def _nearest(candidates: list[ModelSpec], task: str, value: Value) -> ModelSpec:
@@ -176,21 +176,21 @@ def _nearest(candidates: list[ModelSpec], task: str, value: Value) -> ModelSpec:
 
 def _by_level(candidates: list[ModelSpec], level: Level, value: Value) -> ModelSpec:
     """The model whose level (or nearest end of its range) is the least distance from `value`."""
-    trained = [getattr(spec, level.name) for spec in candidates]
-    if isinstance(value, str) or len(set(trained)) == 1:
+    if isinstance(value, str):
         return candidates[0]
     if value is None:
-        blind = [spec for spec, has in zip(candidates, trained, strict=True) if isinstance(has, tuple)]
-        if not blind:
+        ranges = [spec for spec in candidates if isinstance(getattr(spec, level.name), tuple)]
+        if not ranges and len({getattr(spec, level.name) for spec in candidates}) > 1:
             raise UsageError(f"Which of {_names(candidates)}?", f"Say so with `-m`, or give --{level.name}.")
-        return blind[0]
+        return max(ranges or candidates, key=lambda spec: spec.blind)
     wanted: int = value
 
-    def badness(spec: ModelSpec) -> tuple[float, float]:
+    def badness(spec: ModelSpec) -> tuple[float, float, bool]:
+        """Those made for numbers come before those that know everything."""
         has = getattr(spec, level.name)
         if isinstance(has, tuple):
-            return level.distance(min(max(wanted, has[0]), has[1]), wanted)
-        return level.distance(has, wanted) if isinstance(has, int) else (float("inf"), 0)
+            has = min(max(wanted, has[0]), has[1])
+        return (*(level.distance(has, wanted) if isinstance(has, int) else (float("inf"), 0)), spec.blind)
 
     return min(candidates, key=badness)
 

@@ -110,7 +110,7 @@ def step(
             processes.average([mean])
             finite(mean.item(), "The loss", state)
             return mean.item()
-        loss = rival.table.pixels * loss + rival.objection(result, enlarged, seen)
+        loss = rival.table.pixels * loss + rival.objection(result, hq, enlarged, recipe.scale, seen)
     state.optimizer.zero_grad()
     loss.backward()
     processes.average([mean, *(parameter.grad for parameter in state.network.parameters())])

@@ -94,6 +94,7 @@ class Adversarial:
 
     weight: float  # of the verdict: how hard it pushes, where 1 is as hard as the L1 of the pixels
     features: float = 0.2  # likewise of the distance between what the discriminator's layers see in result and truth
+    grid: float = 0.0  # likewise against a grid at the periods of the upsampler, times the nats by which it stands out
     pixels: float = 1.0  # of training.loss
     width: int = 32  # channels of the discriminator's first layer
     rate: float = 4e-4  # its peak learning rate
@@ -233,7 +234,7 @@ def check(recipe: Recipe) -> None:
             0 <= x < 1 for x in (training.warmup, training.ema)
         ),
         "the weights of adversarial are not below 0": rival is None
-        or min(rival.weight, rival.features, rival.pixels, rival.alone) >= 0,
+        or min(rival.weight, rival.features, rival.grid, rival.pixels, rival.alone) >= 0,
         "adversarial.rate is above 0 and adversarial.width at least 4": rival is None
         or (rival.rate > 0 and rival.width >= 4),
         "a patch for a discriminator has at least 16 pixels in the truth": rival is None

@@ -3,7 +3,7 @@
 As in ESRGAN (Wang et al., 2018) and Real-ESRGAN (Wang et al., 2021): a U-Net with spectral normalisation judges every
 place of the picture. Here it is small, judges at half the resolution, and also sees the bicubic enlargement of the
 input, so that it can object to detail that the input does not support. Hinge loss (Lim and Ye, 2017) and feature
-matching (Wang et al., pix2pixHD, CVPR 2018).
+matching (Wang et al., pix2pixHD, CVPR 2018). It does not mind a faint grid, the eye does: that has a term of its own.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class Rival:
         self.optimizer.step()
         return [feature.detach() for feature in real]
 
-    def objection(self, result: Tensor, enlarged: Tensor, real: Features) -> Tensor:
+    def objection(self, result: Tensor, truth: Tensor, enlarged: Tensor, scale: int, real: Features) -> Tensor:
         """A term for the network's loss whose gradient is what the discriminator wants changed in the result.
 
         Verdict and feature matching each push with a fixed share of the size that the gradient of L1 has, so that the
         balance stays what the recipe says while the discriminator grows stronger (as the adaptive weight of Esser et
-        al., "Taming Transformers", CVPR 2021, does).
+        al., "Taming Transformers", CVPR 2021, does); against a grid it pushes the harder, the more of it there is.
         """
         picture = result.detach().requires_grad_()
         *seen, verdict = self.network(picture, enlarged)
@@ -94,6 +94,9 @@ class Rival:
         size = picture.numel() ** -0.5  # of the gradient of L1, whatever the errors are
         push = self.table.weight * F.normalize(better.flatten(), dim=0)
         push = push + self.table.features * F.normalize(closer.flatten(), dim=0)
+        if self.table.grid and (excess := grid_excess(picture, truth, scale)) > 0:
+            (smoother,) = torch.autograd.grad(excess, picture)
+            push = push + self.table.grid * excess.detach() * F.normalize(smoother.flatten(), dim=0)
         return size * (result.flatten() * push).sum()
 
     def state_dict(self) -> dict[str, Any]:
@@ -102,6 +105,30 @@ class Rival:
     def load_state_dict(self, content: dict[str, Any]) -> None:
         self.network.load_state_dict(content["network"])
         self.optimizer.load_state_dict(content["optimizer"])
+
+
+def grid_excess(result: Tensor, truth: Tensor, scale: int) -> Tensor:
+    """How far the energy at the periods of an upsampler (the scale, its half, ...) stands out, in nats.
+
+    Both (B, C, H, W). Energy is that of the rows and columns of the mean channel, in proportion to the frequencies
+    beside; what stands out in the truth as much may. 0 where nothing does.
+    """
+    excess = [
+        F.relu(stands_out(result.transpose(*axes), period) - F.relu(stands_out(truth.transpose(*axes), period)))
+        for axes in ((2, 2), (2, 3))
+        for period in (2**power for power in range(1, scale.bit_length()))
+        if scale % period == 0
+    ]
+    return torch.stack(excess).sum() if excess else result.new_zeros(())
+
+
+def stands_out(picture: Tensor, period: int) -> Tensor:
+    """The logarithm of the energy that rows have at a period of some pixels, over that of lower frequencies beside."""
+    length = picture.shape[3] // 8 * 8
+    lines = picture[..., :length].mean(dim=1) * torch.hann_window(length, device=picture.device)
+    power = torch.fft.rfft(lines).abs().square().mean(dim=(0, 1)) + 1e-9
+    at, near = length // period, max(1, length // 80)
+    return power[at - near + 1 : at + near].mean().log() - power[max(1, at - 6 * near) : at - 2 * near].log().mean()
 
 
 def enlarge(lq: Tensor, truth: Tensor) -> Tensor:
