@@ -48,10 +48,13 @@ class Level:
     assumed: int  # where it will be read off the picture, or a model knows any
     # How far a trained level is from the one wanted: the nearest model is taken.
     distance: Callable[[int, int], tuple[float, float]]
-    # Read off a picture, with words for it ("noise of about 12.3"); None where it does not show.
-    measure: Callable[[Picture], tuple[int, str] | None] | None = None
+    # Read off a picture, with words for it ("noise of about 12.3"): values, the best first; None where it does not show.
+    measure: Callable[[Picture], tuple[tuple[Value, ...], str] | None] | None = None
     measured_as: Value = None  # the value that asks for that
     words: tuple[str, ...] = ()  # values that are a kind of their own, for which no other model stands in
+    # Whether a picture comes out better if it goes through this task before it is enlarged: at what level, and what was
+    # seen of it.
+    before: Callable[[Picture], tuple[Value, str] | None] | None = None
     logarithmic: bool = False  # training draws it evenly in its logarithm
 
     @property
@@ -66,6 +69,14 @@ class Level:
     def draw(self, low: float, high: float, rng: np.random.Generator) -> float:
         """A level from a range, for training."""
         return round(low * (high / low) ** rng.random()) if self.logarithmic else float(rng.uniform(low, high))
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of something, from 0 to 1: an option, and the field of a request that has its name."""
+
+    name: str
+    help: str  # of the option
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,7 @@ class Task:
     enlarges: bool = False
     level: Level | None = None  # by which its models differ
     plain: str = ""  # what it does, in two words for people who know no commands
+    share: Share | None = None  # what of it can be had in part
 
     def protocol(self, scale: int) -> Protocol:
         """The usual one of the field, for models that come without."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mambair_cli.task import Degradation, Level, Setting, Task
+from mambair_cli.task import Degradation, Level, Setting, Share, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,18 +104,41 @@ def _in_colour(hq: Bytes) -> Bytes:
 # ----------------------------------------------------------------------------------------------------- reading levels
 
 _ESTIMATE_SLACK = 0.95  # the noise estimate errs by a few percent; 15.4 is not a case for the model of 25
+_DISTURBING = 4.5  # noise in smooth places from which a picture is denoised before it is enlarged: docs/models.md
+_ROUGH_JPEG = 40  # quality below which it is decompressed before
+_STORED_AGAIN = 8  # by how much better a JPEG must be than what was in it, to be said to be its second
 
 
-def _noise_of(picture: Picture) -> tuple[int, str]:
-    from mambair_cli.images.noise import noise_level
+def _noise_of(picture: Picture) -> tuple[tuple[Value, ...], str]:
+    from mambair_cli.images import noise
 
-    level = noise_level(picture.frames[0].pixels)
-    return round(level * _ESTIMATE_SLACK), f"noise of about {level:.1f}"
+    pixels = picture.frames[0].pixels
+    level = noise.noise_level(pixels)
+    value, words = round(level * _ESTIMATE_SLACK), f"noise of about {level:.1f}"
+    return (("real", value), f"{words}, as a camera's") if noise.is_correlated(pixels) else ((value,), words)
 
 
-def _quality_of(picture: Picture) -> tuple[int, str] | None:
-    quality = picture.jpeg_quality
-    return None if quality is None else (quality, f"JPEG quality {quality}")
+def _noise_before(picture: Picture) -> tuple[Value, str] | None:
+    from mambair_cli.images.noise import smooth_noise
+
+    level = smooth_noise(picture.frames[0].pixels)
+    return (_noise_of(picture)[0][0], f"noise of about {level:.0f}") if level >= _DISTURBING else None
+
+
+def _quality_of(picture: Picture) -> tuple[tuple[Value, ...], str] | None:
+    from mambair_cli.images.history import jpeg_quality
+
+    stored, seen = picture.jpeg_quality, jpeg_quality(picture.frames[0].pixels)
+    if stored and (seen is None or seen > stored - _STORED_AGAIN):
+        return (stored,), f"JPEG quality {stored}"
+    if seen is None:
+        return None
+    return (seen,), f"once a JPEG of quality {seen}" + (f", stored again at {stored}" if stored else "")
+
+
+def _quality_before(picture: Picture) -> tuple[Value, str] | None:
+    found = _quality_of(picture)
+    return (found[0][0], found[1]) if found and int(found[0][0] or 0) < _ROUGH_JPEG else None
 
 
 # ------------------------------------------------------------------------------------------------------------ records
@@ -132,6 +155,7 @@ SIGMA = Level(
     measure=_noise_of,
     measured_as="auto",
     words=("real",),
+    before=_noise_before,
 )
 QUALITY = Level(
     name="quality",
@@ -143,7 +167,13 @@ QUALITY = Level(
     assumed=10,
     distance=lambda has, wanted: (abs(has - wanted), has),  # the stronger of two equals
     measure=_quality_of,
+    before=_quality_before,
     logarithmic=True,  # from 80 to 90 little changes, from 10 to 20 the error halves
+)
+
+STRENGTH = Share("strength", "How much of it: 0 leaves the picture as it is. Default: 1.")
+SHARPNESS = Share(
+    "sharpness", "Of photographs: 0 is faithful and soft, 1 crisp, with detail made up. Default: the model's."
 )
 
 UPSCALE = Task(
@@ -176,6 +206,7 @@ UPSCALE = Task(
     tag="x{scale}",
     channel="y",
     enlarges=True,
+    share=SHARPNESS,
     degradations=(
         Degradation(
             name="bicubic",
@@ -229,6 +260,7 @@ DENOISE = Task(
     tag="denoised",
     channel="rgb",
     level=SIGMA,
+    share=STRENGTH,
     degradations=(
         Degradation(
             name="noise",
@@ -265,6 +297,7 @@ DERAIN = Task(
     """,
     tag="derained",
     channel="y",
+    share=STRENGTH,
     degradations=(
         Degradation(
             name="rain",
@@ -291,6 +324,7 @@ DEBLUR = Task(
     """,
     tag="deblurred",
     channel="rgb",
+    share=STRENGTH,
     degradations=(
         Degradation(
             name="blur",
@@ -314,6 +348,7 @@ DEHAZE = Task(
     """,
     tag="dehazed",
     channel="rgb",
+    share=STRENGTH,
     degradations=(
         Degradation(
             name="haze",
@@ -343,6 +378,7 @@ DECOMPRESS = Task(
     tag="decompressed",
     channel="y",
     level=QUALITY,
+    share=STRENGTH,
     degradations=(
         Degradation(
             name="jpeg",

@@ -9,10 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from mambair_cli.images.color import Array, as_float
+from mambair_cli.images.noise import blocks, centre, luma, strength
 
 _BLOCKS = 4_000  # looked at
 _FEWEST = 24  # coefficients that tell of a step
 _CLEAR = 0.5  # mean cosine at the multiples of a step: 1 where all lie there, 0 for any others
+_BUSY = 5.0  # levels of the finest luma detail from which that of the colours can be compared with it
+_GREY = 0.1  # levels of colour below which a picture has none
+_COARSE = 0.055  # colour detail over luma detail: JPEG 0.02 to 0.06, small clean pictures 0.06 to 0.8
 _AGREEING = 3  # frequencies that must tell of one quality
 
 # Zigzag's first frequencies (row, column) and their steps in the table for quality 50 (T.81, annex K.1).
@@ -29,12 +33,32 @@ def jpeg_quality(pixels: Array) -> int | None:
     resizing or stronger compression, and not above a quality of about 90, where decoded pixels are rounded as
     coarsely as the coefficients.
     """
-    x = as_float(pixels).astype(np.float64) * 255
-    plane = x[..., 0] if x.shape[2] == 1 else x[..., :3] @ np.array([0.299, 0.587, 0.114])
+    plane = luma(as_float(centre(pixels))).astype(np.float64) * 255
     if min(plane.shape) < 32:
         return None
     grids = {(0, 0), _grid(plane)}
     return min((q for top, left in grids if (q := _quality(plane[top:, left:]))), default=None)
+
+
+def went_through_jpeg(pixels: Array) -> bool:
+    """Whether (H, W, C) pixels show it: by their quality, or as their colours have no detail of their own, which JPEG
+    (and a sensor's mosaic) store at half the size. The latter outlives resizing by a little."""
+    return jpeg_quality(pixels) is not None or _coarse_colours(pixels)
+
+
+def _coarse_colours(pixels: Array) -> bool:
+    if pixels.shape[2] == 1:
+        return False
+    x = as_float(centre(pixels)) * 255
+    plane = luma(x)
+    fine = strength(blocks(plane))
+    if len(fine) < _FEWEST:
+        return False
+    busy = fine >= np.percentile(fine, 80)
+    chroma = [factor * strength(blocks(x[..., c] - plane))[busy] for c, factor in ((0, 0.713), (2, 0.564))]
+    of_chroma, of_luma = np.sqrt(np.square(chroma).sum(axis=0).mean()), np.sqrt(np.square(fine[busy]).mean())
+    # Pixels rounded to 8 bits have a third of a level of chroma anyhow: flat pictures tell nothing.
+    return bool(of_luma > _BUSY and _GREY < of_chroma < _COARSE * of_luma)
 
 
 def _grid(plane: Array) -> tuple[int, int]:
@@ -48,10 +72,8 @@ def _grid(plane: Array) -> tuple[int, int]:
 
 def _quality(plane: Array) -> int | None:
     """The one that most frequencies tell of, for a grid that begins at the first pixel."""
-    height, width = (side // 8 for side in plane.shape)
-    blocks = plane[: height * 8, : width * 8].reshape(height, 8, width, 8).transpose(0, 2, 1, 3).reshape(-1, 8, 8)
-    blocks = blocks[:: -(-len(blocks) // _BLOCKS)]
-    coefficients = _DCT @ blocks @ _DCT.T
+    cut = blocks(plane)
+    coefficients = _DCT @ cut[:: -(-len(cut) // _BLOCKS)] @ _DCT.T
     told = []
     for (row, column), usual in _STEPS.items():
         if step := _step(np.abs(coefficients[:, row, column])):

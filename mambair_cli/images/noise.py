@@ -10,7 +10,7 @@ _NORMAL_MAD = 0.6744897501960817  # median of |x| for x ~ N(0, 1)
 _SMOOTHEST = 2  # per cent of the blocks
 _SMOOTHEST_OF_WHITE = 0.65  # root mean square in them, of 16 values of white noise of deviation 1
 _BLOCK = 8  # pixels
-_BLOCKS = 20_000  # looked at, of a large picture
+_SIDE = 2048  # of the part that is looked at
 _CLIPPED = 0.035  # mean of a block from black or white within which noise is cut off
 _CORRELATED = 0.85  # chroma noise of white keeps 0.5 of its deviation at half the size, a camera's 1 to 2
 
@@ -34,11 +34,11 @@ def smooth_noise(pixels: Array) -> float:
     That of the finest diagonal Haar band of the luma in the 2 % of the 8x8 blocks that have the least, blocks near
     black and white apart. Unlike in `noise_level` texture does not count, unless it is everywhere. 0 without blocks.
     """
-    blocks = _blocks(_luma(pixels))
-    blocks = blocks[np.abs(blocks.mean(axis=(1, 2)) - 0.5) < 0.5 - _CLIPPED]
-    if not len(blocks):
+    cut = blocks(luma(centre(pixels)))
+    cut = cut[np.abs(cut.mean(axis=(1, 2)) - 0.5) < 0.5 - _CLIPPED]
+    if not len(cut):
         return 0.0
-    return float(np.percentile(_strength(blocks), _SMOOTHEST) / _SMOOTHEST_OF_WHITE * 255)
+    return float(np.percentile(strength(cut), _SMOOTHEST) / _SMOOTHEST_OF_WHITE * 255)
 
 
 def is_correlated(pixels: Array) -> bool:
@@ -48,33 +48,38 @@ def is_correlated(pixels: Array) -> bool:
     """
     if pixels.shape[2] == 1:
         return False
-    x = as_float(pixels)
-    chroma = x[..., 2] - _luma(pixels)
+    x = as_float(centre(pixels))
+    chroma = x[..., 2] - luma(x)
     height, width = (side // 2 * 2 for side in chroma.shape)
     half = chroma[:height, :width].reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
-    fine, coarse = (_strength(_blocks(plane)) for plane in (chroma, half))
+    fine, coarse = (strength(blocks(plane)) for plane in (chroma, half))
     if not len(fine) or not len(coarse):
         return False
     return bool(np.percentile(coarse, 25) > _CORRELATED * np.percentile(fine, 25))
 
 
-def _luma(pixels: Array) -> Array:
+def centre(pixels: Array) -> Array:
+    """Of a large picture 2048 pixels a side, enough to judge by: from a corner of a JPEG's block, if it is one."""
+    top, left = (max(0, (side - _SIDE) // 2 // _BLOCK * _BLOCK) for side in pixels.shape[:2])
+    return pixels[top : top + _SIDE, left : left + _SIDE]
+
+
+def luma(pixels: Array) -> Array:
+    """(H, W, C) of any depth -> (H, W) in [0, 1]: the Y of JPEG."""
     x = as_float(pixels)
     return x[..., 0] if x.shape[2] == 1 else x[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _blocks(plane: Array) -> Array:
-    """(H, W) -> (N, 8, 8), evenly chosen where there are many."""
+def blocks(plane: Array) -> Array:
+    """(H, W) -> (N, 8, 8)."""
     height, width = (side // _BLOCK for side in plane.shape)
-    step = max(1, height * width // _BLOCKS)
-    rows = np.arange(0, height, step) if step > 1 else np.arange(height)
     cut = plane[: height * _BLOCK, : width * _BLOCK].reshape(height, _BLOCK, width, _BLOCK)
-    return cut[rows].transpose(0, 2, 1, 3).reshape(-1, _BLOCK, _BLOCK)
+    return cut.transpose(0, 2, 1, 3).reshape(-1, _BLOCK, _BLOCK)
 
 
-def _strength(blocks: Array) -> Array:
+def strength(cut: Array) -> Array:
     """(N, 8, 8) -> (N,): root mean square of the finest diagonal Haar band."""
-    diagonal = _diagonal(blocks.transpose(1, 2, 0))
+    diagonal = _diagonal(cut.transpose(1, 2, 0))
     return np.sqrt((diagonal**2).mean(axis=(0, 1)))
 
 

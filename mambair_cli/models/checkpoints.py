@@ -21,7 +21,7 @@ from mambair_cli.errors import BadCheckpoint, MambairError, Unavailable, UsageEr
 from mambair_cli.models.download import download, only_process, sha256_of
 from mambair_cli.models.spec import ModelSpec, Source
 from mambair_cli.models.tensors import check_sums, note, read_tensors
-from mambair_cli.models.zoo import by_hand, zoo
+from mambair_cli.models.zoo import by_hand, find, zoo
 from mambair_cli.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -167,6 +167,11 @@ def load_network(
     if weights is None:
         file, digest, checked = _obtain(spec, offline=offline)
         state = checked or read_tensors(file, spec.source.key)
+        if spec.sharper and spec.sharpness:
+            from mambair_cli.models.mixing import mixed
+
+            sharper = find(spec.sharper)
+            state = mixed(state, read_tensors(_obtain(sharper, offline=offline)[0], sharper.source.key), spec.sharpness)
     else:
         file, state = weights, read_tensors(weights, spec.source.key)
         digest = sha256_of(weights)

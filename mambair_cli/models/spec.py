@@ -44,6 +44,8 @@ class ModelSpec:
     sigma: Sigma = None  # noise level of 255, "real", or a (low, high) range
     quality: Quality = None  # JPEG quality, or a range
     blind: bool = False  # knows every kind of the task's level, words too: taken where none is asked for
+    sharper: str | None = None  # the model of the same network that was sharpened, whose weights mix with its own
+    sharpness: float = 0.0  # share of those
     compressed: bool = False  # for low-resolution input that went through JPEG
     channels: int = 3
     licence: str = "unknown"

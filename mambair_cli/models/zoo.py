@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mambair_cli.errors import Unavailable, UsageError
@@ -45,9 +46,12 @@ def behind(alias: str) -> list[ModelSpec]:
 def find(name: str, *, task: str | None = None, scale: int | None = None) -> ModelSpec:
     """The model of this name, or the best one with this alias (of the largest scale where none is given).
 
-    Raises UsageError, with near names, where there is none, where it does another job, or where an alias stands for
-    several jobs.
+    "NAME@0.3" is the model with another sharpness than its usual one. Raises UsageError, with near names, where there
+    is none, where it does another job, or where an alias stands for several jobs.
     """
+    if "@" in name:
+        name, _, share = name.partition("@")
+        return sharpened(find(name, task=task, scale=scale), share)
     models = zoo()
     if name in models:
         return _fitting(models[name], task, scale)
@@ -61,6 +65,22 @@ def find(name: str, *, task: str | None = None, scale: int | None = None) -> Mod
     if len({spec.task for spec in fits}) > 1:
         raise UsageError(f"{name!r} stands for several models.", f"Name one of {_names(fits)}.")
     return max(fits, key=lambda spec: spec.scale)  # the first of equals
+
+
+def sharpened(spec: ModelSpec, share: float | str) -> ModelSpec:
+    """The model with a share (0 to 1) of the weights of its sharper one. Raises UsageError where it has none."""
+    try:
+        value = float(share)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"a sharpness of {share} makes no sense", "A number from 0 to 1.")
+    if spec.sharper is None:
+        others = _names(s for s in zoo().values() if s.sharper)
+        raise UsageError(
+            f"{spec.name} has no sharpness to choose.", f"Only {others} has." if others else "No model here has."
+        )
+    return replace(spec, name=f"{spec.name}@{value:g}", sharpness=value)
 
 
 def resolve(
@@ -134,7 +154,7 @@ def complete(incomplete: str) -> list[tuple[str, str]]:
 def _named(model: str, task: str, scale: int | None, sigma: Value, quality: Value) -> ModelSpec:
     """The model of this name, or the one with this alias that is nearest in level."""
     best = find(model, task=task, scale=scale)
-    if model in zoo():
+    if model in zoo() or "@" in model:
         return best
     candidates = [s for s in zoo().values() if model in s.aliases and (s.task, s.scale) == (task, best.scale)]
     return _nearest(candidates, task, _value(task, sigma, quality))

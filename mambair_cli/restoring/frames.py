@@ -38,16 +38,19 @@ def restore_frame(
     size: Size | None = None,
     progress: TilesDone | None = None,
     used: Any = None,
+    strength: float = 1.0,
 ) -> Frame:
     """A frame through networks, one after the other: in sRGB and back, transparency apart, at the depth it came in.
 
     `size`: (width, height) of the result, None: what the networks give. Nothing larger than what goes into the last
     network is held beside the result. `progress` and `used` are handed to the networks, which tell them of their
-    tiles and of how they ran.
+    tiles and of how they ran. `strength`: share of the result, where it has the size of the frame; the rest is the
+    frame as it was.
     """
     original = visible_colours(frame)
     view = original if space is None else color.apply(space.to_srgb, original)
     lq = torch.from_numpy(color.as_float(view)).permute(2, 0, 1)
+    untouched = lq
     works = _works([network.scale**2 for network in networks], progress)
     for network, work in zip(networks[:-1], works, strict=False):
         lq = whole(network, lq, work, used)
@@ -55,7 +58,10 @@ def restore_frame(
     given = lq.shape[2] * last.scale, lq.shape[1] * last.scale
     width, height = size or given
     result = np.empty((height, width, view.shape[2]), view.dtype)
-    bands = ((y, band.numpy()) for y, band in last.restore_bands(lq, works[-1], used))
+    restored = last.restore_bands(lq, works[-1], used)
+    if strength < 1:
+        restored = ((y, torch.lerp(untouched[:, y : y + band.shape[1]], band, strength)) for y, band in restored)
+    bands = ((y, band.numpy()) for y, band in restored)
     for y, band in resampled_bands(bands, given, (width, height)):
         for channel, plane in enumerate(band):  # one at a time: bands of large pictures are large
             result[y : y + band.shape[1], :, channel] = color.quantise(plane, view.dtype)

@@ -170,7 +170,8 @@ def _restored(
 
     for index, frame in enumerate(picture.frames):
         size = request.result_size(frame.size, models)
-        results.append(frames.restore_frame(frame, picture.space, restorers, size, partial(tiles, index), used))
+        told, strength = partial(tiles, index), 1.0 if request.strength is None else request.strength
+        results.append(frames.restore_frame(frame, picture.space, restorers, size, told, used, strength))
     growth = results[0].size[0] / picture.size[0]
     record = _signed(restorers, used)
     how = f"x{request.scale or growth:.3g}" if request.about.enlarges else request.about.tag

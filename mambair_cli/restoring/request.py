@@ -19,7 +19,6 @@ from mambair_cli.tasks import TASKS
 AND = " + "  # between the names of models that ran one after the other
 _NEARLY = 1.1  # times the largest scale: resampling does the rest as well as a second network
 _LARGE_INPUT = 12_000_000  # pixels from which the size of the result is worth a line
-_ROUGH_JPEG = 40  # quality below which two steps are better than one: docs/models.md
 _NOISY_JPEG = 80  # quality below which artefacts are enlarged along with the picture
 
 
@@ -56,11 +55,17 @@ class Request:
     sigma: Value = None  # 0 to 255, "real" or "auto"
     quality: Value = None  # JPEG, 1 to 100; None: the picture's own
     compressed: bool | None = None  # low-resolution input that went through JPEG; None: as the file's format is
+    strength: float | None = None  # share of the result, the rest is the picture as it was; for tasks that keep its size
+    sharpness: float | None = None  # of photographs that are enlarged, 0 to 1; None: the model's own
     fit: Fit = NO_FIT
     model: str | None = None
     spec: ModelSpec | None = None
 
     def __post_init__(self) -> None:
+        for name in ("strength", "sharpness"):
+            self._check_share(name, getattr(self, name))
+        if self.sharpness is not None and self.compressed is False:
+            raise UsageError("--sharpness is for photographs, --clean for what is none", "Leave one of them out.")
         if self.scale is None:
             return
         if not self.about.enlarges:
@@ -72,6 +77,13 @@ class Request:
             )
         if self.scale == round(self.scale):
             object.__setattr__(self, "scale", round(self.scale))
+
+    def _check_share(self, name: str, value: float | None) -> None:
+        has = self.about.share.name if self.about.share else None
+        if value is not None and name != has:
+            raise UsageError(f"{self.task} has no {name}", f"It has a {has}." if has else "Leave it out.")
+        if value is not None and not 0 <= value <= 1:
+            raise UsageError(f"--{name} {value:g} makes no sense", "A number from 0 to 1.")
 
     @property
     def about(self) -> Task:
@@ -96,6 +108,8 @@ class Request:
                 f"{file} enlarges x{spec.scale}: it cannot {self.task}",
                 "Choose the command that it was trained for.",
             )
+        if self.sharpness is not None:
+            raise UsageError(f"{file} is one network: there is no sharpness to choose.", "Leave --sharpness out.")
         if self.compressed and not spec.compressed:
             raise UsageError(f"{file} is not made for compressed pictures.", "Leave --compressed out.")
         return replace(self, spec=spec, model=None)
@@ -108,8 +122,8 @@ class Request:
         if self.spec is not None:
             return self.spec
         if self.about.enlarges and (self.fit or self.scale):
-            return self._chain(self.scale or 1.0, bool(self.compressed))[0]
-        return self._resolve(None, self._assumed_level(), bool(self.compressed))
+            return self._chain(self.scale or 1.0, self._for_photographs)[0]
+        return self._resolve(None, self._assumed_level(), self._for_photographs)
 
     def plan(self, picture: Picture) -> Plan:
         """What to do with a picture. Raises UsageError or Unavailable where no model can do it."""
@@ -126,11 +140,13 @@ class Request:
             spec, notes = self._at_level(picture)
             return Plan((spec,), self.result_size(picture.size, (spec,)), tuple(notes))
         factor = max(growth, self.scale or 0.0) or self.nominal().scale
-        models = self._enlarging(picture, factor)
+        before, notes = self._before(picture)
+        models = self._enlarging(picture, factor, bool(before))
         size, given = self.result_size(picture.size, models), math.prod(spec.scale for spec in models)
         resampled = size != (picture.size[0] * given, picture.size[1] * given)
-        notes = _way(models, size, resampled, factor > given) + _hints(models[0], picture, size)
-        return Plan(models, size, tuple(notes), resampled)
+        notes += _way(models, size, resampled, factor > given)
+        notes += _hints(models[0], picture, size) if not before else []
+        return Plan((*before, *models), size, tuple(notes), resampled)
 
     def result_size(self, size: Size, models: Sequence[ModelSpec]) -> Size:
         """What a frame of this size becomes."""
@@ -142,7 +158,13 @@ class Request:
     def level_note(self, spec: ModelSpec) -> str | None:
         """Where nobody trained for the level that was asked for: which one is taken."""
         level, value, has = self.about.level, self.about.level_of(self), self.about.level_of(spec)
-        if level and isinstance(value, int) and isinstance(has, int) and value != has:
+        if level is None or not isinstance(value, int):
+            return None
+        if isinstance(has, tuple) and has[0] <= value <= has[1]:
+            return f"{spec.name} takes {level.text} from {has[0]} to {has[1]} as it is: --{level.name} only chose the model"
+        if isinstance(has, tuple):
+            return f"{level.text} {value}: {spec.name} was trained from {has[0]} to {has[1]} only"
+        if isinstance(has, int) and value != has:
             return f"{level.text} {value}: the model for {has} is the nearest, {spec.name}"
         return None
 
@@ -152,16 +174,38 @@ class Request:
         """The model for the level of a picture, and what that was read off."""
         if self.spec:
             return self.spec, []
-        value, words = self._level_for(picture)
-        spec = self._resolve(None, value, bool(self.compressed))
+        values, words = self._levels_for(picture)
+        for value in values[:-1]:
+            with suppress(UsageError, Unavailable):  # then there is none for what suits best
+                spec = self._resolve(None, value, False)
+                return spec, [f"{words}: {spec.name}"]
+        spec = self._resolve(None, values[-1], False)
         return spec, [f"{words}: {spec.name}"] if words else []
 
-    def _enlarging(self, picture: Picture, factor: float) -> tuple[ModelSpec, ...]:
-        """The models that enlarge a picture so much; where nothing else is said, after what its file is."""
-        if self.model is None and self.compressed is None and not picture.lossless:
+    @property
+    def _is_free(self) -> bool:
+        """Whether nothing is said of the model: then the picture decides."""
+        return self.model is None and self.spec is None and self.compressed is None
+
+    @property
+    def _for_photographs(self) -> bool:
+        return bool(self.compressed) or (self.sharpness is not None and self.model is None)
+
+    def _before(self, picture: Picture) -> tuple[tuple[ModelSpec, ...], list[str]]:
+        """The model that a picture goes through before it is enlarged, if any, and what it is for."""
+        for task in TASKS.values() if self._is_free else ():
+            if task.level and task.level.before and (seen := task.level.before(picture)):
+                with suppress(UsageError, Unavailable):  # then it has to do without
+                    spec = zoo.resolve(task.name, **{task.level.name: seen[0]})
+                    return (spec,), [f"{seen[1]}: first {spec.name} (not with --clean or --compressed)"]
+        return (), []
+
+    def _enlarging(self, picture: Picture, factor: float, disturbed: bool) -> tuple[ModelSpec, ...]:
+        """The models that enlarge a picture so much; where nothing else is said, after what it shows."""
+        if self._is_free and (disturbed or self._for_photographs or _is_photograph(picture)):
             with suppress(UsageError, Unavailable):  # then the one for clean pictures has to do
                 return self._chain(factor, True)
-        return self._chain(factor, bool(self.compressed))
+        return self._chain(factor, self._for_photographs)
 
     def _chain(self, factor: float, compressed: bool) -> tuple[ModelSpec, ...]:
         """The models that reach a factor; what one of them has made is a clean picture for the next."""
@@ -187,23 +231,18 @@ class Request:
         level, value = self.about.level, self.about.level_of(self)
         return level.assumed if level and level.measure and value == level.measured_as else value
 
-    def _level_for(self, picture: Picture) -> tuple[Value, str]:
-        """The level asked for, or what the picture shows, with words for that."""
+    def _levels_for(self, picture: Picture) -> tuple[tuple[Value, ...], str]:
+        """The level asked for, or what the picture shows, the best first, with words for that."""
         level, value = self.about.level, self.about.level_of(self)
         if level is None or level.measure is None or value != level.measured_as:
-            return value, ""
-        return level.measure(picture) or (None, "")
+            return (value,), ""
+        return level.measure(picture) or ((None,), "")
 
     def _resolve(self, scale: int | None, value: Value, compressed: bool) -> ModelSpec:
         values = {self.about.level.name: value} if self.about.level else {}
-        return zoo.resolve(
-            self.task,
-            scale=scale,
-            sigma=values.get("sigma"),
-            quality=values.get("quality"),
-            model=self.model,
-            compressed=compressed,
-        )
+        spec = zoo.resolve(self.task, scale=scale, model=self.model, compressed=compressed, **values)
+        wanted = self.sharpness is not None and (compressed or self.model is not None)  # the rest of a chain is clean
+        return zoo.sharpened(spec, self.sharpness or 0.0) if wanted else spec
 
 
 def chain(factor: float, first: Mapping[int, ModelSpec], second: Mapping[int, ModelSpec]) -> tuple[ModelSpec, ...]:
@@ -218,6 +257,13 @@ def chain(factor: float, first: Mapping[int, ModelSpec], second: Mapping[int, Mo
     pairs = sorted((one * other, one, other) for one in first for other in second)
     _, one, other = next((pair for pair in pairs if pair[0] >= factor), pairs[-1])
     return first[one], second[other]
+
+
+def _is_photograph(picture: Picture) -> bool:
+    """Whether a file's format or its pixels tell of compression."""
+    from mambair_cli.images.history import went_through_jpeg
+
+    return not picture.lossless or went_through_jpeg(picture.frames[0].pixels)
 
 
 def _way(models: Sequence[ModelSpec], size: Size, resampled: bool, further: bool) -> list[str]:
@@ -239,7 +285,7 @@ def _hints(spec: ModelSpec, picture: Picture, size: Size) -> list[str]:
         return hints
     quality = f"JPEG of quality {picture.jpeg_quality}"
     if spec.compressed:
-        if isinstance(spec.quality, tuple) and picture.jpeg_quality < min(_ROUGH_JPEG, spec.quality[0]):
+        if isinstance(spec.quality, tuple) and picture.jpeg_quality < spec.quality[0]:
             hints.append(f"{quality}: comes out better if it goes through `mambair decompress` first")
     elif picture.jpeg_quality < _NOISY_JPEG and not any(alias.startswith("real") for alias in spec.aliases):
         hints.append(f"{quality}: {spec.name} enlarges its artefacts too; try -m photo or -m real")
