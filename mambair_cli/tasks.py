@@ -104,7 +104,7 @@ def _in_colour(hq: Bytes) -> Bytes:
 # ----------------------------------------------------------------------------------------------------- reading levels
 
 _ESTIMATE_SLACK = 0.95  # the noise estimate errs by a few percent; 15.4 is not a case for the model of 25
-_DISTURBING = 4.5  # noise in smooth places from which a picture is denoised before it is enlarged: docs/models.md
+_DISTURBING = 2.6  # noise in smooth places from which a picture is denoised before it is enlarged: docs/models.md
 _ROUGH_JPEG = 40  # quality below which it is decompressed before
 _STORED_AGAIN = 8  # by how much better a JPEG must be than what was in it, to be said to be its second
 

@@ -1,7 +1,9 @@
 """Measure weights on photographs made worse (`mambair_cli.degradations.measured`), one line per job.
 
-    python tools/evaluate.py --data DATA [--limit N] [--jobs web,night] [--sheet FOLDER] MODEL|FILE ...
+    python tools/evaluate.py --data DATA [--limit N] [--jobs web,night] [--sheet FOLDER] MODEL|FILE|upscale|denoise ...
 
+`upscale` and `denoise` stand for the whole command as it is without options, steps before enlarging included, and
+`upscale@0` for --sharpness 0.
 DATA holds Kodak24/HR, CBSD68/HR and PolyU/{HR,LQ}. Per job: PSNR (Y, or RGB for white25 and PolyU) of doing
 nothing and of the result, gradient kept, NIQE, energy at periods of 2 and 4 pixels over that beside them (`grid`).
 """
@@ -19,12 +21,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from mambair_cli import degradations, load_model, metrics
+from mambair_cli import Request, Restorers, degradations, load_model, metrics, restore
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.degradations.measured import MEASURED
 from mambair_cli.models.mixing import mixed
+from mambair_cli.tasks import TASKS
 
 Bytes = NDArray[np.uint8]
+RESTORERS = Restorers()
 X4 = ("web", "phone", "night", "old")
 SAME = ("camera", "camera_night", "blotch", "white25", "PolyU")
 
@@ -45,7 +49,7 @@ def main() -> None:
     for share in args.mix[2:]:
         models[f"mix {share}"] = load_mixed(*args.mix[:2], float(share))
     jobs = (
-        args.jobs.split(",") if args.jobs else [*X4] if any(m.spec.scale == 4 for m in models.values()) else [*SAME]
+        args.jobs.split(",") if args.jobs else [*X4] if any(scale(m) == 4 for m in models.values()) else [*SAME]
     )
     for job in jobs:
         for name in ["PolyU"] if job == "PolyU" else args.sets.split(","):
@@ -53,9 +57,17 @@ def main() -> None:
 
 
 def load(name: str) -> Any:
+    command, _, share = name.partition("@")
+    if command in TASKS:
+        asked = {TASKS[command].share.name: float(share)} if share else {}
+        return Request(command, scale=4 if TASKS[command].enlarges else None, **asked)
     return (
         load_model(None, weights=Path(name), device="cpu") if Path(name).is_file() else load_model(name, device="cpu")
     )
+
+
+def scale(model: Any) -> float:
+    return (model.scale if isinstance(model, Request) else model.spec.scale) or 1
 
 
 def load_mixed(faithful: str, sharp: str, share: float) -> Any:
@@ -117,6 +129,8 @@ def worse(job: str, file: Path) -> tuple[NDArray[Any], Bytes]:
 
 
 def restored(model: Any, lq: NDArray[Any]) -> Bytes:
+    if isinstance(model, Request):
+        return np.asarray(restore(to_bytes(lq), model, RESTORERS).image.convert("RGB"))
     pixels = lq.astype(np.float32) / 255 if lq.dtype == np.uint8 else lq
     result = model.restore(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
     return metrics.to_uint8(result.permute(1, 2, 0).numpy())

@@ -8,7 +8,7 @@ from mambair_cli.images.color import Array, as_float
 
 _NORMAL_MAD = 0.6744897501960817  # median of |x| for x ~ N(0, 1)
 _SMOOTHEST = 2  # per cent of the blocks
-_FEWEST = 300  # blocks to judge by
+_FEWEST = 200  # blocks to judge by
 _SMOOTHEST_OF_WHITE = 0.65  # root mean square in them, of 16 values of white noise of deviation 1
 _BLOCK = 8  # pixels
 _SIDE = 2048  # of the part that is looked at
@@ -34,11 +34,12 @@ def smooth_noise(pixels: Array) -> float:
 
     That of the finest diagonal Haar band of the luma in the 2 % of the 8x8 blocks that have the least, blocks near
     black and white apart. Unlike in `noise_level` texture does not count, unless it is everywhere. 0 for pictures of
-    fewer than 300 such blocks, which tell too little.
+    fewer than 200 such blocks, which tell too little.
     """
     cut = blocks(luma(centre(pixels)))
+    few = len(cut) < _FEWEST
     cut = cut[np.abs(cut.mean(axis=(1, 2)) - 0.5) < 0.5 - _CLIPPED]
-    if len(cut) < _FEWEST:
+    if few or len(cut) < _FEWEST / 4:
         return 0.0
     return float(np.percentile(strength(cut), _SMOOTHEST) / _SMOOTHEST_OF_WHITE * 255)
 
