@@ -48,9 +48,7 @@ def main() -> None:
     models = {name: load(name) for name in args.models}
     for share in args.mix[2:]:
         models[f"mix {share}"] = load_mixed(*args.mix[:2], float(share))
-    jobs = (
-        args.jobs.split(",") if args.jobs else [*X4] if any(scale(m) == 4 for m in models.values()) else [*SAME]
-    )
+    jobs = args.jobs.split(",") if args.jobs else [*X4] if any(scale(m) == 4 for m in models.values()) else [*SAME]
     for job in jobs:
         for name in ["PolyU"] if job == "PolyU" else args.sets.split(","):
             measure(job, name, args, models)

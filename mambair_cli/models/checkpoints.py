@@ -171,7 +171,9 @@ def load_network(
             from mambair_cli.models.mixing import mixed
 
             sharper = find(spec.sharper)
-            state = mixed(state, read_tensors(_obtain(sharper, offline=offline)[0], sharper.source.key), spec.sharpness)
+            state = mixed(
+                state, read_tensors(_obtain(sharper, offline=offline)[0], sharper.source.key), spec.sharpness
+            )
     else:
         file, state = weights, read_tensors(weights, spec.source.key)
         digest = sha256_of(weights)

@@ -50,7 +50,9 @@ def read_manifest(path: Path) -> tuple[Mapping[str, ModelSpec], Mapping[str, str
             raise MambairError(f"{path}: model {name!r} is not well described: {why}.") from error
     for name, spec in models.items():
         if spec.sharper is not None and not _same_network(spec, models.get(spec.sharper)):
-            raise MambairError(f"{path}: model {name!r} is not well described: {spec.sharper!r} is not of its network.")
+            raise MambairError(
+                f"{path}: model {name!r} is not well described: {spec.sharper!r} is not of its network."
+            )
     return MappingProxyType(models), MappingProxyType(tables["citations"])
 
 
@@ -152,7 +154,8 @@ def _check_values(spec: ModelSpec) -> None:
     positive = {key: getattr(spec, key) for key in ("params", "scale", "channels", "bytes")}
     rules = {
         f"task {spec.task!r}": spec.task in TASKS,
-        f"sharpness = {spec.sharpness}": 0 <= spec.sharpness <= 1 and (spec.sharper is not None or not spec.sharpness),
+        f"sharpness = {spec.sharpness}": 0 <= spec.sharpness <= 1
+        and (spec.sharper is not None or not spec.sharpness),
         f"{source.sha256!r} is no sha256": re.fullmatch(r"[0-9a-f]{64}", source.sha256 or "0" * 64),
         f"{', '.join(positive)} are at least 1": min(positive.values()) >= 1,
         f"crop = {protocol.crop}": protocol.crop >= 0,

@@ -55,7 +55,9 @@ class Request:
     sigma: Value = None  # 0 to 255, "real" or "auto"
     quality: Value = None  # JPEG, 1 to 100; None: the picture's own
     compressed: bool | None = None  # low-resolution input that went through JPEG; None: as the file's format is
-    strength: float | None = None  # share of the result, the rest is the picture as it was; for tasks that keep its size
+    strength: float | None = (
+        None  # share of the result, the rest is the picture as it was; for tasks that keep its size
+    )
     sharpness: float | None = None  # of photographs that are enlarged, 0 to 1; None: the model's own
     fit: Fit = NO_FIT
     model: str | None = None
