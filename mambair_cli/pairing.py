@@ -67,6 +67,6 @@ def _paired_by_scene(truths: Sequence[Path], inputs: Sequence[Path], scale: int)
 
 
 def _core(stem: str) -> str:
-    """A picture's own name, without what marks it as clean or degraded: img_001_SRF_4_LR, norain-001, gt_1, x_mean."""
+    """A picture's own name, without what marks it as clean or degraded: 001_SRF_4_LR, norain-001, gt_1, x_mean."""
     stem = re.sub(r"(_SRF_\d)?_(HR|LR|GT|LQ|mean|real)$", "", stem)
     return re.sub(r"^((no)?rain-|blur_|gt_)(?=\d)", "", stem)

@@ -48,12 +48,12 @@ class Level:
     assumed: int  # where it will be read off the picture, or a model knows any
     # How far a trained level is from the one wanted: the nearest model is taken.
     distance: Callable[[int, int], tuple[float, float]]
-    # Read off a picture, with words for it ("noise of about 12.3"): values, the best first; None where it does not show.
+    # Read off a picture, with words for it ("noise of about 12.3"): values, the best first; None where none shows.
     measure: Callable[[Picture], tuple[tuple[Value, ...], str] | None] | None = None
     measured_as: Value = None  # the value that asks for that
     words: tuple[str, ...] = ()  # values that are a kind of their own, for which no other model stands in
-    # Whether a picture comes out better if it goes through this task before it is enlarged: at what level, and what was
-    # seen of it.
+    # Whether a picture comes out better if it goes through this task before it is enlarged: at what level, and what
+    # was seen of it.
     before: Callable[[Picture], tuple[Value, str] | None] | None = None
     logarithmic: bool = False  # training draws it evenly in its logarithm
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mambair_cli.images.decode import Picture
-    from mambair_cli.task import Bytes, Make, Rng
+    from mambair_cli.task import Bytes, Make, Rng, Value
 
 # ---------------------------------------------------------------------------------------------- making pictures worse
 

@@ -144,7 +144,7 @@ def test_a_manifest_whose_sharper_model_is_another_network_is_refused(
     monkeypatch.setenv("MAMBAIR_ZOO", str(tmp_path / "zoo.toml"))
     done = run("upscale", "a.png")
     assert done.status != 0
-    assert f"'{sharper}' is not of its network" in done.err
+    assert f"'{sharper}' is not of its kind" in done.err
 
 
 # --- levels -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Measure weights on photographs made worse (`mambair_cli.degradations.measured`), one line per job.
 
-    python tools/evaluate.py --data DATA [--limit N] [--jobs web,night] [--sheet FOLDER] MODEL|FILE|upscale|denoise ...
+    python tools/evaluate.py --data DATA [--limit N] [--jobs web,night] [--sheet FOLDER] MODEL|FILE|upscale ...
 
 `upscale` and `denoise` stand for the whole command as it is without options, steps before enlarging included, and
 `upscale@0` for --sharpness 0.

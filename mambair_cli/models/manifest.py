@@ -50,9 +50,7 @@ def read_manifest(path: Path) -> tuple[Mapping[str, ModelSpec], Mapping[str, str
             raise MambairError(f"{path}: model {name!r} is not well described: {why}.") from error
     for name, spec in models.items():
         if spec.sharper is not None and not _same_network(spec, models.get(spec.sharper)):
-            raise MambairError(
-                f"{path}: model {name!r} is not well described: {spec.sharper!r} is not of its network."
-            )
+            raise MambairError(f"{path}: model {name!r} is not well described: {spec.sharper!r} is not of its kind.")
     return MappingProxyType(models), MappingProxyType(tables["citations"])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mambair_cli.errors import Unavailable, UsageError
 from mambair_cli.images.decode import Picture
@@ -55,9 +56,7 @@ class Request:
     sigma: Value = None  # 0 to 255, "real" or "auto"
     quality: Value = None  # JPEG, 1 to 100; None: the picture's own
     compressed: bool | None = None  # low-resolution input that went through JPEG; None: as the file's format is
-    strength: float | None = (
-        None  # share of the result, the rest is the picture as it was; for tasks that keep its size
-    )
+    strength: float | None = None  # share of the result, the rest is the picture as it was
     sharpness: float | None = None  # of photographs that are enlarged, 0 to 1; None: the model's own
     fit: Fit = NO_FIT
     model: str | None = None
@@ -163,7 +162,7 @@ class Request:
         if level is None or not isinstance(value, int):
             return None
         if isinstance(has, tuple) and has[0] <= value <= has[1]:
-            return f"{spec.name} takes {level.text} from {has[0]} to {has[1]} as it is: --{level.name} only chose the model"
+            return f"{spec.name} takes any {level.text} to {has[1]} as it is: --{level.name} only chose the model"
         if isinstance(has, tuple):
             return f"{level.text} {value}: {spec.name} was trained from {has[0]} to {has[1]} only"
         if isinstance(has, int) and value != has:
@@ -198,7 +197,8 @@ class Request:
         for task in TASKS.values() if self._is_free else ():
             if task.level and task.level.before and (seen := task.level.before(picture)):
                 with suppress(UsageError, Unavailable):  # then it has to do without
-                    spec = zoo.resolve(task.name, **{task.level.name: seen[0]})
+                    level: dict[str, Any] = {task.level.name: seen[0]}
+                    spec = zoo.resolve(task.name, **level)
                     return (spec,), [f"{seen[1]}: first {spec.name} (not with --clean or --compressed)"]
         return (), []
 
@@ -242,7 +242,14 @@ class Request:
 
     def _resolve(self, scale: int | None, value: Value, compressed: bool) -> ModelSpec:
         values = {self.about.level.name: value} if self.about.level else {}
-        spec = zoo.resolve(self.task, scale=scale, model=self.model, compressed=compressed, **values)
+        spec = zoo.resolve(
+            self.task,
+            scale=scale,
+            sigma=values.get("sigma"),
+            quality=values.get("quality"),
+            model=self.model,
+            compressed=compressed,
+        )
         wanted = self.sharpness is not None and (compressed or self.model is not None)  # the rest of a chain is clean
         return zoo.sharpened(spec, self.sharpness or 0.0) if wanted else spec
 

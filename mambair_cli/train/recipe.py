@@ -94,9 +94,7 @@ class Adversarial:
 
     weight: float  # of the verdict: how hard it pushes, where 1 is as hard as the L1 of the pixels
     features: float = 0.2  # likewise of the distance between what the discriminator's layers see in result and truth
-    grid: float = (
-        0.0  # likewise against a grid at the periods of the upsampler, times the nats by which it stands out
-    )
+    grid: float = 0.0  # likewise against a grid of the upsampler, times the nats by which it stands out
     pixels: float = 1.0  # of training.loss
     width: int = 32  # channels of the discriminator's first layer
     rate: float = 4e-4  # its peak learning rate

@@ -123,7 +123,7 @@ def grid_excess(result: Tensor, truth: Tensor, scale: int) -> Tensor:
 
 
 def stands_out(picture: Tensor, period: int) -> Tensor:
-    """The logarithm of the energy that rows have at a period of some pixels, over that of lower frequencies beside."""
+    """The logarithm of the energy of rows at a period of some pixels, over that of lower frequencies beside."""
     length = picture.shape[3] // 8 * 8
     lines = picture[..., :length].mean(dim=1) * torch.hann_window(length, device=picture.device)
     power = torch.fft.rfft(lines).abs().square().mean(dim=(0, 1)) + 1e-9
