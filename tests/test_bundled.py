@@ -80,7 +80,7 @@ def test_the_command_beats_doing_nothing(
     Image.fromarray(lq).save(tmp_path / "lq.png")
     level = ["-s", spec.scale] if spec.scale > 1 else []
     done = mambair(
-        *(spec.task, *level, "-m", spec.name, tmp_path / "lq.png", "-o", tmp_path / "hq.png", "--offline"),
+        *(spec.task, *level, "-m", spec.name + "@0" * bool(spec.sharper), tmp_path / "lq.png", "-o", tmp_path / "hq.png", "--offline"),
         capture=capfdbinary,
     )
     assert done.status == 0, done.err
