@@ -80,7 +80,7 @@ def sharpened(spec: ModelSpec, share: float | str) -> ModelSpec:
         raise UsageError(
             f"{spec.name} has no sharpness to choose.", f"Only {others} has." if others else "No model here has."
         )
-    return replace(spec, name=f"{spec.name}@{value:g}", sharpness=value)
+    return replace(spec, name=f"{spec.name}@{value:g}", sharpness=value, published={})
 
 
 def resolve(
