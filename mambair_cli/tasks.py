@@ -193,10 +193,11 @@ UPSCALE = Task(
     mambair upscale --watch inbox/ -o big/      what arrives there, as it does
     cat a.png | mambair upscale - > b.png       through pipes
 
-    Without -m, JPEG, WebP, HEIC and AVIF go through a model that knows
-    noise and artefacts, PNG and TIFF through one for clean pictures;
+    Without -m the picture decides: what went through JPEG takes a sharp
+    model for photographs ([bold]--sharpness[/]), the rest one for clean pictures;
+    what is noisy is denoised first, and a rough JPEG decompressed.
     [bold]--clean[/] and [bold]--compressed[/] say otherwise. Most published models are
-    for clean ones: for noisy photos try [bold]-m real[/].
+    for clean pictures.
     Orientation, colour profile, transparency and metadata are kept.
     Models enlarge 2, 3 or 4 times. For other sizes the smallest that is
     enough runs, or two of them one after the other, then the result is
@@ -250,12 +251,13 @@ DENOISE = Task(
 
     \b
     mambair denoise scan.png                    scan_denoised.png
-    mambair denoise --sigma 25 scan.png         noise of a known strength
+    mambair denoise --strength 0.6 scan.png     leave some of the grain
+    mambair denoise --sigma 25 scan.png         white noise of a known strength
     mambair denoise --sigma auto *.png -o out/  measured, picture by picture
-    mambair denoise --sigma real photo.jpg      a camera's noise
 
-    Where nobody trained for the strength, the nearest one above is taken,
-    and named.
+    Without --sigma a model for any noise, a camera's above all
+    ([bold]--sigma real[/]); a number chooses one for white noise. Where nobody
+    trained for the strength, the nearest one above is taken, and named.
     """,
     tag="denoised",
     channel="rgb",
