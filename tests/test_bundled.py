@@ -80,7 +80,16 @@ def test_the_command_beats_doing_nothing(
     Image.fromarray(lq).save(tmp_path / "lq.png")
     level = ["-s", spec.scale] if spec.scale > 1 else []
     done = mambair(
-        *(spec.task, *level, "-m", spec.name + "@0" * bool(spec.sharper), tmp_path / "lq.png", "-o", tmp_path / "hq.png", "--offline"),
+        *(
+            spec.task,
+            *level,
+            "-m",
+            spec.name + "@0" * bool(spec.sharper),
+            tmp_path / "lq.png",
+            "-o",
+            tmp_path / "hq.png",
+            "--offline",
+        ),
         capture=capfdbinary,
     )
     assert done.status == 0, done.err
@@ -88,9 +97,9 @@ def test_the_command_beats_doing_nothing(
     nothing = degradations.bicubic(lq, hq.shape[:2])
     result = np.array(Image.open(tmp_path / "hq.png"))
     gain = score(result) - score(nothing)
-    if "sharp" in spec.aliases:  # trained for looks: closer to the truth all the same, and sharper
-        assert gradient_kept(result, hq, crop=4) > 1.1 * gradient_kept(nothing, hq, crop=4)
-    assert gain > (0.1 if "sharp" in spec.aliases else 0.5)
+    if "sharp" in spec.aliases:  # trained for looks: sharper, and for that a little further from the truth
+        assert gradient_kept(result, hq, crop=4) > 1.25 * gradient_kept(nothing, hq, crop=4)
+    assert gain > (-0.5 if "sharp" in spec.aliases else 0.5)
 
 
 @pytest.mark.parametrize(

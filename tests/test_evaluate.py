@@ -23,7 +23,7 @@ def test_lines_and_sheets(tmp_path: Path) -> None:
     Image.fromarray(picture ^ 8).save(tmp_path / "PolyU/LQ/a.png")
     done = subprocess.run(
         [
-            *(sys.executable, ROOT / "tools" / "evaluate.py", "tiny-x4-photo", "--data", tmp_path),
+            *(sys.executable, ROOT / "tools" / "evaluate.py", "tiny-x4-photo@0", "--data", tmp_path),
             *("--sets", "Kodak24", "--jobs", "web,night", "--sheet", tmp_path / "sheets"),
         ],
         capture_output=True,
@@ -33,7 +33,7 @@ def test_lines_and_sheets(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[0] for line in lines if "on" in line] == ["web", "night"]
-    rows = [line for line in lines if line[0] == "tiny-x4-photo"]
+    rows = [line for line in lines if line[0] == "tiny-x4-photo@0"]
     assert len(rows) == 2
     assert float(rows[0][2]) > 0.1  # dB more than bicubic on a picture of the web
     assert all(line[3] == "1.00" for line in lines if line[0] == "truth")
