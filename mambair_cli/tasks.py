@@ -105,7 +105,7 @@ def _in_colour(hq: Bytes) -> Bytes:
 
 _ESTIMATE_SLACK = 0.95  # the noise estimate errs by a few percent; 15.4 is not a case for the model of 25
 _DISTURBING = 2.6  # noise in smooth places from which a picture is denoised before it is enlarged: docs/models.md
-_ROUGH_JPEG = 40  # quality below which it is decompressed before
+ROUGH_JPEG = 40  # quality below which it is decompressed before
 _STORED_AGAIN = 8  # by how much better a JPEG must be than what was in it, to be said to be its second
 
 
@@ -138,7 +138,7 @@ def _quality_of(picture: Picture) -> tuple[tuple[Value, ...], str] | None:
 
 def _quality_before(picture: Picture) -> tuple[Value, str] | None:
     found = _quality_of(picture)
-    return (found[0][0], found[1]) if found and int(found[0][0] or 0) < _ROUGH_JPEG else None
+    return (found[0][0], found[1]) if found and int(found[0][0] or 0) < ROUGH_JPEG else None
 
 
 # ------------------------------------------------------------------------------------------------------------ records

@@ -15,7 +15,7 @@ from mambair_cli.models import checkpoints, zoo
 from mambair_cli.models.spec import ModelSpec
 from mambair_cli.restoring.fit import NO_FIT, Fit, Size
 from mambair_cli.task import Task, Value
-from mambair_cli.tasks import TASKS
+from mambair_cli.tasks import ROUGH_JPEG, TASKS
 
 AND = " + "  # between the names of models that ran one after the other
 _NEARLY = 1.1  # times the largest scale: resampling does the rest as well as a second network
@@ -294,7 +294,7 @@ def _hints(spec: ModelSpec, picture: Picture, size: Size) -> list[str]:
         return hints
     quality = f"JPEG of quality {picture.jpeg_quality}"
     if spec.compressed:
-        if isinstance(spec.quality, tuple) and picture.jpeg_quality < spec.quality[0]:
+        if isinstance(spec.quality, tuple) and picture.jpeg_quality < min(ROUGH_JPEG, spec.quality[0]):
             hints.append(f"{quality}: comes out better if it goes through `mambair decompress` first")
     elif picture.jpeg_quality < _NOISY_JPEG and not any(alias.startswith("real") for alias in spec.aliases):
         hints.append(f"{quality}: {spec.name} enlarges its artefacts too; try -m photo or -m real")
