@@ -11,6 +11,12 @@ from helpers.browser import CHROMIUM, DRIVER, Browser
 from hypothesis import settings
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program itself does, before torch is imported
+os.environ.pop("CI", None)  # with it the program tells its progress in lines: the tests say where they want that
+
+import torch  # only now
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported, by whatever test comes first
 
 # A test fails for what it finds, never for how busy the machine is.
 settings.register_profile("any machine", deadline=None)

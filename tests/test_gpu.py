@@ -20,8 +20,6 @@ from mambair_cli.scan import gpu, routing
 from mambair_cli.scan import orders as paths
 
 ON_GPU = torch.cuda.is_available()
-if not ON_GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 triton = pytest.importorskip("triton")
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

@@ -4,7 +4,6 @@
 #     tools/wheel.sh [python]        default: python3; from 3.12 on the wheel serves every later Python
 #
 # zig's clang stands for a container with an old glibc: it links against the 2.28 that is asked for. Result: dist/.
-# Not run to its end yet: zig first builds its own libc++, which took longer than there was time.
 # TEST_PYTHON: a Python that has torch already, in place of a fresh environment that fetches everything.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -72,12 +72,12 @@ FIT = ("width", "height", "long_edge", "megapixels")
 def command_of(task: Task) -> Callable[..., None]:
     """The command of a task: its own options and those that all tasks share."""
     own = dict(ENLARGING) if task.enlarges else {}
-    if task.share:
-        option = typer.Option(metavar="0-1", min=0.0, max=1.0, help=task.share.help, show_default=False)
-        own[task.share.name] = Annotated[float | None, option]
     if task.level:
         option = typer.Option(metavar=task.level.metavar, help=task.level.help, show_default=False)
         own[task.level.name] = Annotated[str | None, option]
+    if task.share:
+        option = typer.Option(metavar="0-1", min=0.0, max=1.0, help=task.share.help, show_default=False)
+        own[task.share.name] = Annotated[float | None, option]
 
     def command(options: RestoreOptions, **values: Any) -> None:
         voice = console.set_up(options.quiet, _log(options))
