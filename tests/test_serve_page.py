@@ -151,6 +151,24 @@ def test_a_broken_file_a_cancelled_one_and_another_try(
     assert page.script("document.querySelector('#clear').disabled && document.activeElement.id === 'drop'")
 
 
+LATE_ANSWERS = """(() => {
+  const send = XMLHttpRequest.prototype.send;
+  XMLHttpRequest.prototype.send = function (...body) {
+    const answered = this.onload;
+    this.onload = () => setTimeout(answered, 700);
+    send.apply(this, body);
+  };
+})()"""
+
+
+def test_what_failed_before_the_answer_named_it_is_not_waited_for(page: Browser, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(png()[:80])
+    page.script(f"void {LATE_ANSWERS}")
+    page.drop("#drop", broken)
+    until(lambda: page.script("document.querySelectorAll('#queue .failed').length") == 1)
+
+
 def test_a_picture_is_pasted(page: Browser) -> None:
     data = base64.b64encode(png()).decode()
     page.script(f"void ({PASTE}).apply(null, arguments)", data)

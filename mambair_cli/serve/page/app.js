@@ -91,9 +91,12 @@ async function listen() {
   }
 }
 
+const early = new Map(); // what was heard of a job before the answer that names it: a broken picture fails at once
+
 function heard(job) {
   const item = items.find((other) => other.job?.id === job.id);
   if (item) take(item, job);
+  else if (items.some((other) => other.state === "sending")) early.set(job.id, job);
 }
 
 // After the connection was lost: a server that was started anew knows nothing of us, so what is not done goes again.
@@ -151,8 +154,9 @@ function send(item) {
   request.onload = async () => {
     const answer = parsed(request.responseText);
     if (request.status === 202) {
-      item.job = answer;
-      take(item, answer);
+      item.job = early.get(answer.id) ?? answer;
+      early.delete(answer.id);
+      take(item, item.job);
     } else if (request.status === 503) {
       await later(item, Number(request.getResponseHeader("Retry-After")) || 5);
     } else if (request.status === 401) {
