@@ -74,6 +74,8 @@ def test_sharpness_mixes_the_weights_of_two_networks(run: Mambair) -> None:
         assert done.status == 0, done.err
         model = "tiny-x4-photo" if sharpness is None else f"tiny-x4-photo@{sharpness}"
         assert json.loads(done.out)["model"] == model
+        told = zoo.find("tiny-x4-sharp" if sharpness in (None, 1) else "tiny-x4-photo").source.sha256
+        assert json.loads(done.out)["sha256"] == told
         made = made_by(Path(f"{sharpness}.png"))
         assert made is not None
         assert made.model == model

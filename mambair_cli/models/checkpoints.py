@@ -165,15 +165,16 @@ def load_network(
     from mambair_cli import archs
 
     if weights is None:
-        file, digest, checked = _obtain(spec, offline=offline)
-        state = checked or read_tensors(file, spec.source.key)
-        if spec.sharper and spec.sharpness:
+        sharper = find(spec.sharper) if spec.sharper and spec.sharpness else None
+        # At 1 nothing of the faithful weights is left: the file that is told of is the other.
+        own = sharper if sharper and spec.sharpness == 1 else spec
+        file, digest, checked = _obtain(own, offline=offline)
+        state = checked or read_tensors(file, own.source.key)
+        if sharper and own is spec:
             from mambair_cli.models.mixing import mixed
 
-            sharper = find(spec.sharper)
-            state = mixed(
-                state, read_tensors(_obtain(sharper, offline=offline)[0], sharper.source.key), spec.sharpness
-            )
+            other = read_tensors(_obtain(sharper, offline=offline)[0], sharper.source.key)
+            state = mixed(state, other, spec.sharpness)
     else:
         file, state = weights, read_tensors(weights, spec.source.key)
         digest = sha256_of(weights)
