@@ -30,7 +30,7 @@ from mambair_cli.archs.layers import (
 )
 from mambair_cli.archs.skeleton import Group, Skeleton, group_depths, skeleton_arguments
 from mambair_cli.scan.attention import relative_position_index, window_attention
-from mambair_cli.scan.routing import by_category, draw, gumbel
+from mambair_cli.scan.routing import Key, by_category, draw, noisy
 
 Routing = str | Callable[[Tensor], Tensor]
 
@@ -40,7 +40,7 @@ class Router:
     """The random draws of one forward pass: each layer takes the next numbers of a counter-based generator."""
 
     routing: Routing
-    key: int
+    key: Key
     layer: int = 0
 
     def noisy(self, logits: Tensor) -> Tensor:
@@ -50,8 +50,7 @@ class Router:
         if callable(self.routing):
             return self.routing(logits)
         self.layer += 1
-        rows, tokens = logits.shape[0] * logits.shape[1], logits.shape[2]
-        return logits + gumbel(rows, tokens, self.key, self.layer, logits.device).view_as(logits)
+        return noisy(logits, self.key, self.layer)
 
     def draw(self, logits: Tensor) -> Tensor:
         """The category of each pixel, (B, L) int32."""
@@ -209,6 +208,8 @@ class MambaIRv2(Skeleton):
     `routing`: "gumbel", categories drawn at random; "argmax"; or a function from logits (B, L, tokens) to those whose
     maximum decides. `generator`: the CPU generator (None: torch's own) that gives each forward pass the key of its
     noise; from there on the noise is counted, not drawn in turn, so that a seed means the same on every device.
+    `keys`: these keys instead, int64 (B,), one for each picture of the batch. Compiled networks take their key from
+    `keys` or from torch's own generator.
     """
 
     BUFFER = "relative_position_index_SA"  # published files carry it; a file without it loads as well
@@ -247,6 +248,7 @@ class MambaIRv2(Skeleton):
         self.window_size = window_size
         self.routing: Routing = "gumbel"
         self.generator: torch.Generator | None = None
+        self.keys: Tensor | None = None
 
     def load_state_dict(  # type: ignore[override]
         self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False
@@ -258,8 +260,12 @@ class MambaIRv2(Skeleton):
     def router(self) -> Router:
         if not callable(self.routing) and self.routing not in ("gumbel", "argmax"):
             raise ValueError(f'routing is "gumbel", "argmax" or a function, not {self.routing!r}')
-        key = 0
-        if self.routing == "gumbel":
+        key: Key = 0
+        if self.routing == "gumbel" and self.keys is not None:
+            key = self.keys
+        elif self.routing == "gumbel" and torch.compiler.is_compiling():
+            key = torch.randint(2**63 - 1, (1,))
+        elif self.routing == "gumbel":
             key = int(torch.randint(2**63 - 1, (), generator=self.generator))
         return Router(self.routing, key)
 

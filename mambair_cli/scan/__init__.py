@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mambair_cli.errors import UsageError
-from mambair_cli.scan import cpu, gpu, published, reference, standard
+from mambair_cli.scan import cpu, gpu, library, published, reference, standard
 from mambair_cli.scan.backend import Backend, ScanInputs, without_autocast
 from mambair_cli.scan.meter import measure
 
@@ -78,6 +78,10 @@ def _warn_of_slowness(kind: str) -> None:
 def _run(inputs: ScanInputs, name: str | None) -> Tensor:
     if standard.active():
         return standard.scan(inputs)
+    return _operator(inputs, name) if library.tracing() else _scan(inputs, name)
+
+
+def _scan(inputs: ScanInputs, name: str | None) -> Tensor:
     device = inputs.u.device
     if device.type == "meta":
         return measure(inputs, inputs.blank)
@@ -89,6 +93,9 @@ def _run(inputs: ScanInputs, name: str | None) -> Tensor:
         if not backend.takes(inputs):
             backend = reference.BACKEND  # float64, or a size that no published network has
         return measure(inputs, lambda: backend.scan(inputs))
+
+
+_operator = library.operator(_scan)
 
 
 def ordered_scan(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambair_cli.scan import cpu, fused
+from mambair_cli.scan import cpu, fused, library
 
 FAR = -100.0  # added to the logits of pairs that the cyclic shift brought together
 
@@ -26,7 +26,7 @@ def shift_mask(window: int, last_row: bool, last_column: bool, device: torch.dev
 
     Only windows of the last row or column hold such pixels: their second half came from the other side.
     """
-    with torch.inference_mode(False):
+    with library.lasting():
         wrapped = torch.arange(window, device=device) >= window - window // 2
         row = wrapped & last_row
         column = wrapped & last_column

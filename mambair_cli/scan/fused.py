@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambair_cli.scan import cpu, standard
+from mambair_cli.scan import cpu, library
 
 GRADIENT_BANDS = 16  # pieces of a batch whose parameter gradients are summed apart, whatever the number of threads
 
@@ -20,7 +20,7 @@ GRADIENT_BANDS = 16  # pieces of a batch whose parameter gradients are summed ap
 def _native(x: Tensor) -> bool:
     return (
         not cpu.missing
-        and not standard.active()
+        and not library.tracing()
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.stride(-1) == 1
@@ -42,7 +42,7 @@ def inference(*tensors: Tensor | None) -> bool:
     """Whether the native operations that have no backward may run on these."""
     return (
         not cpu.missing
-        and not standard.active()
+        and not library.tracing()
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() > 0) for t in tensors)

@@ -7,11 +7,14 @@ numbered in raster order. Tables depend on the size alone and are kept for the s
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from mambair_cli.scan.library import lasting
 
 CROSS_WINDOW = 16  # side of the windows of the cross-scale scan, in high-resolution pixels
 
@@ -23,11 +26,21 @@ def table(build: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
     def kept(*size_and_device: object) -> Tensor:
         *size, device = size_and_device
         array = np.ascontiguousarray(build(*size), dtype=np.int32)
-        with torch.inference_mode(False):  # a table first made at inference must also serve training
+        with lasting():
             return torch.from_numpy(array).to(device)  # type: ignore[call-overload]
 
-    kept.__doc__ = build.__doc__
-    return kept
+    @torch.compiler.assume_constant_result
+    def constant(*size_and_device: object) -> Tensor:
+        return kept(*size_and_device)
+
+    @wraps(build)
+    def table_for(*size_and_device: Any) -> Tensor:
+        if not torch.compiler.is_dynamo_compiling():
+            return kept(*size_and_device)
+        *size, device = size_and_device
+        return constant(*(len(range(side)) for side in size), device)  # as numbers: compiled code is for one size
+
+    return table_for
 
 
 def _grid(height: int, width: int) -> np.ndarray:

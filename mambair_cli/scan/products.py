@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mambair_cli.scan import cpu, fused, standard
+from mambair_cli.scan import cpu, fused, library
 
 FEW_ROWS = 64  # with fewer the preparation of the weights costs more than the product
 # Wide vectors are what the native product is written for; elsewhere the libraries behind torch are better.
@@ -52,7 +52,7 @@ def linear(
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """For inference on the CPU as the 1x1 convolution that it is: oneDNN's takes half the time of MKL's product on
     AMD processors. Its backward takes several times as long."""
-    plain = x.device.type != "cpu" or torch.is_grad_enabled() or standard.active()
+    plain = x.device.type != "cpu" or torch.is_grad_enabled() or library.tracing()
     if plain or not torch.backends.mkldnn.is_available():
         return F.linear(x, weight, bias)
     rows = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)

@@ -7,13 +7,15 @@ same integers on every device, whatever else has been drawn.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from mambair_cli.scan import cpu, fused, gpu, standard
+from mambair_cli.scan import cpu, fused, gpu, library
 
 _WORD = 2**32 - 1
+Key = int | Tensor  # 64 bits; as a tensor of int64, which may lie on a device
 
 
 def _multiply(a: Tensor, by: int) -> tuple[Tensor, Tensor]:
@@ -22,7 +24,7 @@ def _multiply(a: Tensor, by: int) -> tuple[Tensor, Tensor]:
     return product & _WORD, (product >> 32) & _WORD
 
 
-def philox(key: int, counter: list[Tensor]) -> list[Tensor]:
+def philox(key: Key, counter: list[Tensor]) -> list[Tensor]:
     """Four random 32-bit words for each counter of four words, all int64; the key has 64 bits."""
     low, high = key & _WORD, key >> 32 & _WORD
     c0, c1, c2, c3 = counter
@@ -34,7 +36,7 @@ def philox(key: int, counter: list[Tensor]) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def gumbel(rows: int, tokens: int, key: int, layer: int, device: torch.device | str = "cpu") -> Tensor:
+def gumbel(rows: int, tokens: int, key: Key, layer: int, device: torch.device | str = "cpu") -> Tensor:
     """Gumbel(0, 1) noise (rows, tokens), float32.
 
     Row r takes the counters (q, r, layer, 0), q < quads = ceil(tokens / 4); word i of counter q is the noise of token
@@ -47,19 +49,52 @@ def gumbel(rows: int, tokens: int, key: int, layer: int, device: torch.device | 
     return ((words >> 9).float() + 0.5).mul_(2**-23).log_().neg_().log_().neg_()
 
 
-def draw(logits: Tensor, key: int, layer: int) -> Tensor:
-    """The category of every row of logits (..., tokens): argmax of them plus `gumbel`; int32."""
+def noisy(logits: Tensor, key: Key, layer: int) -> Tensor:
+    """Logits (B, L, tokens) plus `gumbel`.
+
+    With one key the rows of all images are counted on; with a key for each image, every one counts from 0, so that
+    its noise does not depend on what it shares a batch with.
+    """
+    images, length, tokens = logits.shape
+    if isinstance(key, Tensor) and key.numel() == images:
+        noise = [gumbel(length, tokens, own, layer, logits.device) for own in key.unbind()]
+        return logits + torch.stack(noise)
+    return logits + gumbel(images * length, tokens, key, layer, logits.device).view_as(logits)
+
+
+def draw(logits: Tensor, key: Key, layer: int) -> Tensor:
+    """The category of each pixel, (B, L) int32: the argmax of `noisy` logits (B, L, tokens)."""
+    if library.tracing():
+        keys = key if isinstance(key, Tensor) else torch.tensor([key])
+        category: Tensor = torch.ops.mambair.categories(logits, keys, layer)
+        return category
     tokens = logits.shape[-1]
     if fused.inference(logits):
         category = torch.empty(logits.shape[:-1], dtype=torch.int32)
-        rows = logits.reshape(-1, tokens).contiguous()
-        cpu._cpu.route(rows, key, layer, category.view(-1), torch.get_num_threads())
+        rows = logits.contiguous().view(-1, tokens)
+        for part, one, own in _each(rows, category.view(-1), key):
+            cpu._cpu.route(part, own, layer, one, torch.get_num_threads())
         return category
     if logits.is_cuda and not gpu.missing():
         kernel = importlib.import_module("mambair_cli.scan.gpu_route")
         return kernel.draw(logits.float().reshape(-1, tokens).contiguous(), key, layer).view(logits.shape[:-1])
-    noise = gumbel(logits.numel() // tokens, tokens, key, layer, logits.device)
-    return (logits + noise.view_as(logits)).argmax(-1).int()
+    return noisy(logits, key, layer).argmax(-1).int()
+
+
+def _each(rows: Tensor, category: Tensor, key: Key) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Rows of logits, where their categories go, and their key as a number."""
+    keys = key.tolist() if isinstance(key, Tensor) else [key]
+    return zip(rows.chunk(len(keys)), category.chunk(len(keys)), keys, strict=True)
+
+
+def _categories(logits: Tensor, keys: Tensor, layer: int) -> Tensor:
+    return draw(logits, keys, layer)
+
+
+_operator = torch.library.custom_op(
+    "mambair::categories", _categories, mutates_args=(), schema="(Tensor logits, Tensor keys, int layer) -> Tensor"
+)
+_operator.register_fake(lambda logits, keys, layer: logits.new_empty(logits.shape[:-1], dtype=torch.int32))
 
 
 def by_category(category: Tensor, categories: int) -> tuple[Tensor, Tensor]:
@@ -67,11 +102,11 @@ def by_category(category: Tensor, categories: int) -> tuple[Tensor, Tensor]:
 
     Ties in raster order: an unstable sort gives another path, hence another picture.
     """
-    if category.device.type == "cpu" and not cpu.missing and not standard.active():
+    if category.device.type == "cpu" and not cpu.missing and not library.tracing():
         visits, step_of = torch.empty_like(category), torch.empty_like(category)
         cpu._cpu.visit(category.contiguous(), categories, visits, step_of, torch.get_num_threads())
         return visits, step_of
-    if standard.active():  # where no sort need be stable, and none of its keys equal another
+    if library.tracing():  # where no sort need be stable, and none of its keys equal another
         length = category.shape[-1]
         order = (category.long() * length + torch.arange(length, device=category.device)).argsort(dim=-1)
     else:
