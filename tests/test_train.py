@@ -19,12 +19,14 @@ import torch
 from helpers.commands import Mambair, mambair
 from helpers.training import brief, crops, weights
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mambair_cli import archs, degradations
 from mambair_cli.errors import MambairError, Unavailable, UsageError
 from mambair_cli.models import checkpoints
 from mambair_cli.train import curve, data, init, loop, pictures, recipe
 from mambair_cli.train.export import export
+from mambair_cli.train.outcomes import Outcomes
 from mambair_cli.train.pictures import Folders
 from mambair_cli.train.recipe import Teacher
 from mambair_cli.train.state import State
@@ -101,9 +103,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     ]
 
 
+@pytest.mark.parametrize("every", [1, 16])
 def test_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    every: int, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Outcomes, "on", lambda device: Outcomes(every))  # 16: as on a GPU
     options = Options(Folders((photos,)), tmp_path, device="cpu", workers=0)
     batch = data.Batches.__getitem__
 
@@ -119,6 +123,41 @@ def test_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["iteration"] == 4
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
     train(brief(), replace(options, resume=True))
+
+
+class Reads(TorchDispatchMode):
+    """Notes the tensors whose value the host asks for: on a GPU it would wait for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_floating_point():
+            self.seen.append(args[0].data_ptr())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_waits_for_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the numbers that the host keeps itself: how many steps the optimiser and the average have done."""
+    step, waits, settled, cudnn = loop.step, [], [], torch.backends.cudnn
+
+    def watched(state: State, *rest: Any) -> torch.Tensor:
+        assert cudnn.benchmark
+        assert not cudnn.allow_tf32
+        with Reads() as reads:
+            outcome = step(state, *rest)
+        steps = (values["step"] for values in state.optimizer.state.values())
+        waits.append(set(reads.seen) - {t.data_ptr() for t in steps})
+        return outcome
+
+    settle = Outcomes.settle
+    monkeypatch.setattr(Outcomes, "on", lambda device: Outcomes(3))
+    monkeypatch.setattr(Outcomes, "settle", lambda self: settled.append(len(settle(self))) or [0.0])
+    monkeypatch.setattr(loop, "step", watched)
+    train(brief(), Options(Folders((photos,)), tmp_path, device="cpu", workers=0))
+    assert waits == [set()] * 8
+    assert settled == [1, 3, 3, 1]  # the first, to have something to show; three; before a score, three again
 
 
 def test_weights_that_run_away_are_not_saved(photos: Path, tmp_path: Path) -> None:

@@ -93,10 +93,14 @@ class Batches(Dataset[tuple[Tensor, ...]]):
         (patch,) = aligned([picture], (1,), large, rng)
         return np.array(Image.fromarray(patch).resize((side, side), Image.Resampling.LANCZOS))
 
-    def loader(self, start: int, workers: int) -> Iterator[tuple[Tensor, ...]]:
-        """The batches from number `start` on, without end; prepared by `workers` processes if the system can fork."""
+    def loader(self, start: int, workers: int, pinned: bool = False) -> Iterator[tuple[Tensor, ...]]:
+        """The batches from number `start` on, without end; prepared by `workers` processes if the system can fork.
+
+        `pinned`: in memory that a GPU reads by itself, while the host goes on.
+        """
         if not workers or "fork" not in multiprocessing.get_all_start_methods():
-            return map(self.__getitem__, count(start))
+            batches = map(self.__getitem__, count(start))
+            return (tuple(t.pin_memory() for t in batch) for batch in batches) if pinned else batches
         loader = DataLoader(
             self,
             None,
@@ -105,6 +109,7 @@ class Batches(Dataset[tuple[Tensor, ...]]):
             multiprocessing_context="fork",
             prefetch_factor=4,
             worker_init_fn=outlive_the_stop,
+            pin_memory=pinned,
         )
         return iter(loader)
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 import numpy as np
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from mambair_cli import degradations, metrics
 from mambair_cli.degradations import Bytes
-from mambair_cli.errors import MambairError
 from mambair_cli.tasks import TASKS
+from mambair_cli.train.outcomes import Outcomes, finite
 from mambair_cli.train.processes import ALONE, Processes
 from mambair_cli.train.recipe import Recipe, Training
 from mambair_cli.train.rival import enlarge
@@ -59,18 +59,21 @@ def run(
             return (state.seconds - first_second) / (60 * minutes)
         return (state.iteration - first_iteration) / recipe.training.iterations
 
-    with deferred_interrupt() as interrupted:
+    outcomes = Outcomes.on(device)
+    with deferred_interrupt() as interrupted, precisely(benchmark=True):
         feed = batches(state.iteration)
-        while (now := processes.told(progress(), device)) < 1:
-            share = schedule(recipe.training, now)
-            loss = step(state, next(feed), recipe, share, device, bf16, processes)
-            state.losses.append(loss)
+        while progress() < 1:
+            share = schedule(recipe.training, progress())
+            outcome = step(state, next(feed), recipe, share, device, bf16, processes)
             state.iteration += 1
-            state.seconds = processes.told(time.monotonic() - started, device)
-            stop = bool(processes.told(interrupted.is_set(), device))
-            if processes.first and (state.iteration % recipe.validation.every == 0 or progress() >= 1):
+            outcomes.add(state.iteration, outcome)
+            state.seconds, stop = processes.told(time.monotonic() - started, interrupted.is_set())
+            measured = state.iteration % recipe.validation.every == 0 or progress() >= 1
+            if outcomes.due or measured or stop:
+                state.losses += outcomes.settle()
+            if processes.first and measured:
                 psnr = validate(state.average.module, recipe, pairs, device)
-                finite(psnr, "The score", state)
+                finite(psnr, "The score", state.iteration + 1)
                 row = {"iteration": state.iteration, "seconds": round(state.seconds, 1)}
                 row |= {"stage": state.stage + 1, "rate": recipe.training.rate * share}
                 state.history.append({**row, "loss": float(np.mean(state.losses)), "psnr": psnr})
@@ -78,10 +81,20 @@ def run(
                 save(state)
             elif processes.first and stop:
                 save(state)
-            report(state, min(progress(), 1.0), loss)
+            report(state, min(progress(), 1.0), outcomes.loss)
             if stop:
                 log.warning("Stopped and saved at iteration %d; --resume continues from there.", state.iteration)
                 break
+
+
+def precisely(benchmark: bool = False) -> AbstractContextManager[None]:
+    """Float32 that is float32: unless told not to, cuDNN convolves in TF32, with 10 bits.
+
+    `benchmark`: it may look for the fastest way, which pays where all inputs are equally large; runs then differ.
+    """
+    return torch.backends.cudnn.flags(
+        enabled=True, benchmark=benchmark, deterministic=not benchmark, allow_tf32=False
+    )
 
 
 def step(
@@ -92,9 +105,12 @@ def step(
     device: torch.device,
     bf16: bool,
     processes: Processes = ALONE,
-) -> float:
-    """One gradient step on `batch` = lq, hq[, taught] at `share` of the peak rates; returns the pixels' loss."""
-    lq, hq, *taught = (tensor.to(device) for tensor in batch)
+) -> Tensor:
+    """One gradient step on `batch` = lq, hq[, taught] at `share` of the peak rates.
+
+    Returns the pixels' loss and the norm of the gradient (0 where there was none), still on the device.
+    """
+    lq, hq, *taught = (tensor.to(device, non_blocking=True) for tensor in batch)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         result = state.network(lq)
     result = result.float()
@@ -108,20 +124,17 @@ def step(
         seen = rival.learn(result, hq, enlarged, share, processes)
         if state.iteration - state.began[0] < rival.table.alone:
             processes.average([mean])
-            finite(mean.item(), "The loss", state)
-            return mean.item()
+            return torch.stack([mean, torch.zeros_like(mean)])
         loss = rival.table.pixels * loss + rival.objection(result, hq, enlarged, recipe.scale, seen)
     state.optimizer.zero_grad()
     loss.backward()
     processes.average([mean, *(parameter.grad for parameter in state.network.parameters())])
     norm = nn.utils.clip_grad_norm_(state.network.parameters(), recipe.training.clip)
-    finite(mean.item(), "The loss", state)
-    finite(norm.item(), "The gradient", state)
     for group in state.optimizer.param_groups:
         group["lr"] = recipe.training.rate * share
     state.optimizer.step()
     state.average.update_parameters(state.network)
-    return mean.item()
+    return torch.stack([mean, norm])
 
 
 def charbonnier(result: Tensor, truth: Tensor, epsilon: float = 1e-3) -> Tensor:
@@ -147,7 +160,7 @@ def validate(network: nn.Module, recipe: Recipe, pairs: Sequence[ValidationPair]
     training = network.training
     network.eval()
     scores = []
-    with torch.inference_mode():
+    with torch.inference_mode(), precisely():
         for lq, hq in pairs:
             result = network(lq.to(device))[0].permute(1, 2, 0).float().cpu().numpy()
             clean = np.isfinite(result).all()
@@ -169,14 +182,6 @@ def score(result: Bytes, hq: Bytes, recipe: Recipe) -> float:
     """PSNR by the task's protocol: Y for upscaling (border cropped), deraining and JPEG, RGB for denoising."""
     protocol = TASKS[recipe.task].protocol(recipe.scale)
     return metrics.psnr(result, hq, channel=protocol.channel, crop=protocol.crop)
-
-
-def finite(value: float, what: str, state: State) -> None:
-    if not math.isfinite(value):
-        raise MambairError(
-            f"{what} became {value} at iteration {state.iteration + 1}.",
-            "Nothing was saved since the last checkpoint. Try a lower training.rate or training.clip.",
-        )
 
 
 @contextmanager

@@ -47,13 +47,13 @@ class Processes:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
 
-    def told(self, number: float, device: torch.device) -> float:
-        """The first process's number."""
-        if self.size == 1:
-            return number
-        tensor = torch.tensor(number, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        dist.broadcast(tensor, 0)
-        return float(tensor)
+    def told(self, seconds: float, stop: bool) -> tuple[float, bool]:
+        """The first process's: how long the run has taken, and whether it ends. By the host, so that no GPU waits."""
+        if self.size > 1:
+            numbers = torch.tensor([seconds, stop], dtype=torch.float64)
+            dist.broadcast(numbers, 0)
+            seconds, stop = float(numbers[0]), bool(numbers[1])
+        return seconds, stop
 
 
 ALONE = Processes()
@@ -78,7 +78,7 @@ def connected(device: str) -> Iterator[tuple[Processes, str]]:
                 f"Take torchrun --nproc-per-node {torch.cuda.device_count()}.",
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     try:
         yield Processes(rank, size), f"cuda:{local}" if cuda else "cpu" if device == "auto" else device
     finally:

@@ -42,7 +42,8 @@ class State:
     def fresh(cls, network: nn.Module, part: Recipe, init: dict[str, Any]) -> State:
         """The state before the first step of a stage, with the network's weights as they are."""
         training, device = part.training, next(network.parameters()).device
-        average = AveragedModel(network, multi_avg_fn=moving_average(training.ema))
+        average = AveragedModel(network)
+        average.multi_avg_fn = moving_average(training.ema, average)
         kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
         decay = training.weight_decay
         optimizer = kind(network.parameters(), training.rate, training.betas, weight_decay=decay)
@@ -130,11 +131,11 @@ def _brief(error: Exception) -> str:
     return " ".join(text.split())[:200].rstrip(".:")
 
 
-def moving_average(decay: float) -> Callable[[Any, Any, Any], None]:
+def moving_average(decay: float, average: AveragedModel) -> Callable[[Any, Any, Any], None]:
     """An exponential moving average that forgets faster at first, so that it never lags behind by the whole start."""
 
     def update(averaged: Any, current: Any, steps: Any) -> None:
-        done = int(steps)
+        done = int(average.n_averaged)  # on the host; `steps` is a copy on the device, which would have to be awaited
         get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averaged, current, steps)
 
     return update

@@ -111,7 +111,7 @@ def _train(recipe: Recipe, options: Options, place: Place) -> Path:
             loop.run(
                 state,
                 part,
-                partial(batches.loader, workers=options.workers),
+                partial(batches.loader, workers=options.workers, pinned=device.type == "cuda"),
                 pairs,
                 save,
                 overall(report, sum(shares[:number]), shares[number]),
