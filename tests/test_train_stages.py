@@ -368,6 +368,18 @@ def test_baseline_of_pairs_is_the_input_enlarged(own: Path) -> None:
     assert loop.baseline(brief(), pairs) == pytest.approx(loop.score(enlarged, hq, brief()))
 
 
+def test_held_out_pictures_that_enlarge_without_error(photos: Path, tmp_path: Path, run: Mambair) -> None:
+    """A flat picture, enlarged, is the truth itself: the score of doing nothing stays a number."""
+    for number in range(2):
+        Image.new("RGB", (200, 200), (90, 120, number)).save(tmp_path / f"flat{number}.png")
+    (tmp_path / "flat.toml").write_text(toml(brief(iterations=2, every=2)))
+    where = ("--data", photos, "--val", tmp_path, "--out", tmp_path / "run", "--device", "cpu")
+    done = run("train", tmp_path / "flat.toml", *where)
+    assert done.status == 0, done.err
+    assert "doing nothing gets 100.00 dB" in done.err
+    assert (tmp_path / "run" / "curve.svg").exists()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_stop_of_all_processes_is_saved(photos: Path, tmp_path: Path) -> None:
     """As `timeout`, a batch system or a shutdown sends it: to the workers as well."""

@@ -13,12 +13,12 @@ from mambair_cli.degradations.classic import (
     gaussian_noise,
     jpeg,
     modcrop,
-    rain,
     realistic,
 )
 from mambair_cli.degradations.compressed import Jpegs, jpegs
 from mambair_cli.degradations.mixed import Noises, noises
 from mambair_cli.degradations.noise import Correlated, correlated
+from mambair_cli.degradations.rain import rain
 from mambair_cli.degradations.web import Order, Photo, photo
 
 __all__ = [

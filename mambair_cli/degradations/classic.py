@@ -1,10 +1,9 @@
-"""What the field's benchmarks do to pictures, to the last bit; and rain, and a mild pipeline of photographs."""
+"""What the field's benchmarks do to pictures, to the last bit; and a mild pipeline of photographs."""
 
 from __future__ import annotations
 
 import io
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,24 +59,6 @@ def jpeg(hq: Bytes, quality: int, subsampling: str = "4:2:0") -> Bytes:
         return np.array(decoded)
 
 
-def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
-    """Light rain in one direction, in the manner of Rain100L (Yang et al., CVPR 2017): bright streaks added.
-
-    Three layers of drops, from far (short, thin, many) to near; direction, length, softness, brightness and amount
-    vary by picture.
-    """
-    height, width = hq.shape[:2]
-    angle, length, amount = rng.uniform(-45, 45), 10 * 6 ** rng.random(), 0.2 * 8 ** rng.random()
-    brightness, thickness, fade = rng.uniform(30, 200), rng.uniform(0.3, 1.0), rng.uniform(0.2, 1.0)
-    streaks = np.zeros((height, width), np.float32)
-    for near in (0.6, 1.0, 1.5):
-        density = 0.001 * amount / near**2
-        tilt = angle + rng.normal(0, 2)
-        streaks += _streaks((height, width), density, near * length, tilt, near * thickness, fade, rng)
-    streaks *= brightness
-    return to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
-
-
 def realistic(hq: Bytes, rng: np.random.Generator, scale: int = 1) -> Bytes:
     """A mild camera and web pipeline for training: slight blur, bicubic by `scale`, noise, JPEG 60-95."""
     blurred = Image.fromarray(hq).filter(ImageFilter.GaussianBlur(rng.uniform(0.0, 0.4 * max(scale, 2))))
@@ -109,39 +90,3 @@ def _contributions(length: int, size: int) -> tuple[NDArray[np.float64], NDArray
     weights = shrink * np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
     mirrored = np.concatenate([np.arange(length), np.arange(length)[::-1]])
     return weights / sum(weights), mirrored[(position.astype(np.int64) - 1) % (2 * length)]
-
-
-def _streaks(
-    size: tuple[int, int],
-    density: float,
-    length: float,
-    angle: float,
-    thickness: float,
-    fade: float,
-    rng: np.random.Generator,
-) -> NDArray[np.float32]:
-    """Drops of random brightness, smeared along their fall: (H, W), at most about 1 where none overlap.
-
-    `fade`: the share of the length over which a streak fades in, and again out.
-    """
-    side = math.ceil(math.hypot(*size)) + 2 * math.ceil(length)
-    drops = np.where(rng.random((side, side)) < density, rng.uniform(0.2, 1.0, (side, side)), 0.0)
-    drops = _running_sum(drops, max(round(length), 2))
-    soft = max(round(length * fade), 2)
-    drops = _running_sum(drops, soft) / soft
-    image = Image.fromarray(drops.astype(np.float32)).rotate(angle, Image.Resampling.BILINEAR)
-    # Pillow blurs only 8-bit pictures: widen across the fall by a small Gaussian on the array instead.
-    top, left = ((side - n) // 2 for n in size)
-    return _widen(np.asarray(image), thickness)[top : top + size[0], left : left + size[1]]
-
-
-def _running_sum(drops: NDArray[Any], span: int) -> NDArray[Any]:
-    total = np.cumsum(np.pad(drops, ((span, 0), (0, 0))), axis=0)
-    return total[span:] - total[:-span]
-
-
-def _widen(streaks: NDArray[np.float32], thickness: float) -> NDArray[Any]:
-    """Gaussian of deviation `thickness` across the columns, its peak kept at 1."""
-    offsets = np.arange(-3, 4)
-    weights = np.exp(-(offsets**2) / (2 * thickness**2))
-    return sum(w * np.roll(streaks, int(o), axis=1) for o, w in zip(offsets, weights, strict=True))

@@ -28,6 +28,7 @@ from mambair_cli.train.state import State
 log = logging.getLogger("mambair")
 
 ValidationPair = tuple[Tensor, Bytes]
+EQUAL = 100.0  # dB; of 8-bit pictures no other pair comes near
 AfterStep = Callable[[State, float, float], None]  # after every step: the run, its progress in [0, 1], the loss
 
 
@@ -179,9 +180,12 @@ def baseline(recipe: Recipe, pairs: Sequence[ValidationPair]) -> float:
 
 
 def score(result: Bytes, hq: Bytes, recipe: Recipe) -> float:
-    """PSNR by the task's protocol: Y for upscaling (border cropped), deraining and JPEG, RGB for denoising."""
+    """PSNR by the task's protocol: Y for upscaling (border cropped), deraining and JPEG, RGB for denoising.
+
+    Equal pictures (a flat one that was only enlarged, say) have `EQUAL` dB, so that the mean stays a number.
+    """
     protocol = TASKS[recipe.task].protocol(recipe.scale)
-    return metrics.psnr(result, hq, channel=protocol.channel, crop=protocol.crop)
+    return min(metrics.psnr(result, hq, channel=protocol.channel, crop=protocol.crop), EQUAL)
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""Rain as it falls in the field's benchmarks: bright streaks in one direction, added to a dry picture."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mambair_cli.degradations.arrays import Bytes, to_uint8
+
+Streaks = NDArray[np.float32]
+Size = tuple[int, int]
+
+
+def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
+    """Light rain, in the manner of Rain100L (Yang et al., CVPR 2017).
+
+    Half of the pictures get drops in three layers, from far (short, thin, many) to near; the other half noise that is
+    smeared along its fall, as image editors make rain: knotty streaks of uneven width. Direction, length, softness,
+    brightness and amount vary by picture.
+    """
+    angle, length, brightness = rng.uniform(-45, 45), 10 * 6 ** rng.random(), rng.uniform(30, 200)
+    make = _drops if rng.random() < 0.5 else _smeared_noise
+    streaks = brightness * make((hq.shape[0], hq.shape[1]), angle, length, rng)
+    return to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
+
+
+def _drops(size: Size, angle: float, length: float, rng: np.random.Generator) -> Streaks:
+    """Three layers of drops of random brightness, each smeared along its fall: (H, W), about 1 where none overlap."""
+    amount, thickness = 0.2 * 8 ** rng.random(), rng.uniform(0.3, 1.0)
+    fade = rng.uniform(0.2, 1.0)  # the share of the length over which a streak fades in, and again out
+    total = np.zeros(size, np.float32)
+    for near in (0.6, 1.0, 1.5):
+        side, span = _around(size, near * length), max(round(near * length), 2)
+        fallen = rng.random((side, side)) < 0.001 * amount / near**2
+        smeared = _running_sum(np.where(fallen, rng.uniform(0.2, 1.0, (side, side)), 0.0), span)
+        soft = max(round(near * length * fade), 2)
+        smeared = _running_sum(smeared, soft) / soft
+        total += _turned(_widen(smeared, near * thickness), angle + rng.normal(0, 2), size)
+    return total
+
+
+def _smeared_noise(size: Size, angle: float, length: float, rng: np.random.Generator) -> Streaks:
+    """What stands out of noise that was smeared along the fall: (H, W) in [0, 1]."""
+    side, grain = _around(size, length), rng.uniform(0.35, 1.0)
+    noise = _running_sum(_widen(rng.standard_normal((side, side)), grain), round(0.6 * length + 4))
+    noise = _running_sum(noise, round(0.3 * length + 2))  # tapers the ends
+    noise /= noise.std()
+    low, width = rng.uniform(0.9, 2.4), 0.4 * 6 ** rng.random()
+    return _turned(np.clip((noise - low) / width, 0.0, 1.0), angle, size)
+
+
+def _around(size: Size, length: float) -> int:
+    """The side of a square that holds the picture however it is turned, with what falls into it."""
+    return math.ceil(math.hypot(*size)) + 2 * math.ceil(length)
+
+
+def _turned(streaks: NDArray[Any], angle: float, size: Size) -> Streaks:
+    """Streaks that fall straight down, turned by `angle` degrees and cut to `size`."""
+    image = Image.fromarray(streaks.astype(np.float32)).rotate(angle, Image.Resampling.BILINEAR)
+    top, left = ((side - n) // 2 for side, n in zip(streaks.shape, size, strict=True))
+    return np.asarray(image)[top : top + size[0], left : left + size[1]]
+
+
+def _running_sum(values: NDArray[Any], span: int) -> NDArray[Any]:
+    """The sum of the last `span` values down each column."""
+    total = np.cumsum(np.pad(values, ((span, 0), (0, 0))), axis=0)
+    return total[span:] - total[:-span]
+
+
+def _widen(values: NDArray[Any], thickness: float) -> NDArray[Any]:
+    """Gaussian of deviation `thickness` across the columns, its peak kept at 1."""
+    offsets = np.arange(-3, 4)
+    weights = np.exp(-(offsets**2) / (2 * thickness**2))
+    return np.asarray(sum(w * np.roll(values, int(o), axis=1) for o, w in zip(offsets, weights, strict=True)))
