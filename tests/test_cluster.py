@@ -69,6 +69,7 @@ def statuses(outcome: Outcome) -> Counter[str]:
     return Counter(json.loads(line)["status"] for line in outcome.out.splitlines())
 
 
+@pytest.mark.timeout(1200)  # seven processes start one after the other: minutes on a loaded machine
 def test_twenty_pictures_of_a_bucket_by_two_actors_of_which_some_die(
     bucket: Bucket,
     tmp_path: Path,

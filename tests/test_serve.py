@@ -186,13 +186,13 @@ def test_a_client_that_hangs_up_cancels_its_work(monkeypatch: Any) -> None:
         client = served.send(
             f"POST /api/restore?task=upscale HTTP/1.1\nHost: localhost\nContent-Length: {len(body)}\n\n", body
         )
-        assert gate.came.acquire(timeout=20)
+        assert gate.came.acquire(timeout=60)
         client.close()
         until(lambda: served.server.jobs.counts() == {"waiting": 0, "running": 0})
         until(lambda: [file.name for file in served.server.spool.folder.iterdir()] == ["lock"])
         assert served.server.spool.used == 0
         job = served.post("/api/jobs?task=upscale", body).json()
-        assert gate.came.acquire(timeout=20)
+        assert gate.came.acquire(timeout=60)
         served.http.delete(f"{served.url}/api/jobs/{job['id']}")
         until(lambda: [file.name for file in served.server.spool.folder.iterdir()] == ["lock"])
 
@@ -201,7 +201,7 @@ def test_clients_take_turns_and_the_queue_has_a_bound(monkeypatch: Any) -> None:
     gate = Gate(monkeypatch)
     with serving(Limits(queue=6)) as served:
         served.post("/api/jobs?task=derain", png())
-        assert gate.came.acquire(timeout=20)
+        assert gate.came.acquire(timeout=60)
         sent = [("many", 4), ("few", 1), ("some", 1)]
         jobs = [
             served.post(f"/api/jobs?task=derain&session={name}", png()).json()["id"]
@@ -238,8 +238,8 @@ def test_two_devices_share_the_queue(monkeypatch: Any) -> None:
     gate = Gate(monkeypatch)
     with serving(devices=2) as served:
         jobs = [served.post("/api/jobs?task=derain", png(seed=seed)).json()["id"] for seed in range(3)]
-        assert gate.came.acquire(timeout=20)
-        assert gate.came.acquire(timeout=20)
+        assert gate.came.acquire(timeout=60)
+        assert gate.came.acquire(timeout=60)
         assert [served.get(f"/api/jobs/{job}").json()["state"] for job in jobs] == ["running", "running", "waiting"]
         gate.open.set()
         until(lambda: all(served.get(f"/api/jobs/{job}").json()["state"] == "done" for job in jobs))
@@ -269,8 +269,8 @@ def test_the_command_line_serves_and_ends(tmp_path: Path) -> None:
         http.trust_env = False
         base = f"http://127.0.0.1:{port}"
         assert until(lambda: _status(http, base + "/healthz")) == 200
-        assert http.get(base + "/api/tasks", timeout=20).status_code == 401
-        assert http.get(base + "/api/tasks", timeout=20, headers={"Authorization": f"Bearer {token}"}).ok
+        assert http.get(base + "/api/tasks", timeout=60).status_code == 401
+        assert http.get(base + "/api/tasks", timeout=60, headers={"Authorization": f"Bearer {token}"}).ok
     assert len(list(tmp_path.iterdir())) == 1
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130

@@ -139,9 +139,9 @@ def test_a_broken_file_a_cancelled_one_and_another_try(
     assert text(page, "#news").startswith("broken.png: cannot be read")
     gate = Gate(monkeypatch)
     page.drop("#drop", *pictures)
-    assert gate.came.acquire(timeout=20)
+    assert gate.came.acquire(timeout=60)
     page.click("#queue li:nth-child(2) .end")
-    assert gate.came.acquire(timeout=20)  # the next one runs
+    assert gate.came.acquire(timeout=60)  # the next one runs
     assert states(page)[1] == "Remove rain: cancelled"
     gate.open.set()
     page.click("#queue li:nth-child(2) .again")

@@ -47,7 +47,7 @@ class Served:
 
     def send(self, head: str, body: bytes = b"") -> socket.socket:
         """A connection of one's own, with these bytes on their way."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         connection.sendall(head.replace("\n", "\r\n").encode() + body)
         return connection
 
