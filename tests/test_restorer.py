@@ -312,13 +312,13 @@ def test_threads_do_not_draw_each_others_routes(monkeypatch: pytest.MonkeyPatch)
     restorer = Restorer(spec(2, "mambairv2_light"), small_v2())
     pictures = [picture(20, 24), picture(24, 20).flip(1)]
     alone = [restorer.restore(lq) for lq in pictures]
-    network = restorer._run_network
+    network = restorer.run_network
 
     def slowly(x: torch.Tensor, precision: str) -> torch.Tensor:
         time.sleep(0.3)  # between seeding and drawing: time for the other thread to seed
         return network(x, precision)
 
-    monkeypatch.setattr(restorer, "_run_network", slowly)
+    monkeypatch.setattr(restorer, "run_network", slowly)
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(restorer.restore, pictures))
     assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))

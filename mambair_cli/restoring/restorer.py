@@ -22,6 +22,8 @@ from mambair_cli import archs, scan
 from mambair_cli.errors import BadImage, MambairError, UsageError
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.restoring import ensemble, frames, tiling
+from mambair_cli.restoring.device import blend_there, link_to
+from mambair_cli.restoring.graphs import Graphs
 from mambair_cli.restoring.running import DEFAULT, PRECISIONS, Running, TilesDone
 from mambair_cli.restoring.tiling import Span, TileSize
 
@@ -125,16 +127,22 @@ class Restorer:
         self.scan = scan.chosen_backend(self.device)
         self.network = network.eval().to(self.device)
         self.architecture = archs.find(spec.arch)
+        self.link = link_to(self.device)
+        self.graphs = Graphs()
         self.generator = torch.Generator() if self.architecture.random else None
         if self.generator is not None:
             network.generator = self.generator  # type: ignore[assignment]
         self.last = Used(running.tile, self.precision)
-        self._drawing = threading.Lock()  # seeding the generator and drawing from it belong together
+        self.drawing = threading.Lock()  # seeding the generator and drawing from it belong together
         self._said: set[str] = set()
 
     @property
     def scale(self) -> int:
         return self.spec.scale
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        return bytes_per_pixel(self.spec, self.scan)
 
     @property
     def tile_used(self) -> int | str:
@@ -189,7 +197,12 @@ class Restorer:
             return result
 
         image = tiling.extend(lq, rows[-1].stop, columns[-1].stop, edge=False)
-        for y, band in tiling.blend(image, rows, columns, scale, tile):
+        bands = (
+            tiling.blend(image, rows, columns, scale, tile)
+            if self.link is None
+            else blend_there(self, self.link, image, rows, columns, run, progress)
+        )
+        for y, band in bands:
             band = band[:, : height * scale - y, : width * scale]
             for start in range(0, band.shape[1], BAND_ROWS):
                 yield y + start, band[:, start : start + BAND_ROWS].clamp(0, 1)
@@ -203,11 +216,11 @@ class Restorer:
         tile = self.running.tile
         size = TileSize(tile) if isinstance(tile, int) else None
         if tile == "auto":
-            size = TileSize.automatic(height, width, self.device, bytes_per_pixel(self.spec, self.scan))
+            size = TileSize.automatic(height, width, self.device, self.bytes_per_pixel)
         if tile == "paper" and paper:
             rows, columns = (tiling.paper(length, *paper, scale) for length in (height, width))
         elif size:
-            rows, columns = self._smooth(height, size), self._smooth(width, size)
+            rows, columns = self.smooth(height, size), self.smooth(width, size)
         else:
             rows, columns = tiling.whole(height, scale), tiling.whole(width, scale)
         tiled = len(rows) * len(columns) > 1
@@ -215,7 +228,7 @@ class Restorer:
         content = hashlib.sha256(lq.numpy().tobytes()).digest() if self.generator else b""
         return Run(content, size, used), rows, columns
 
-    def _smooth(self, length: int, size: TileSize) -> list[Span]:
+    def smooth(self, length: int, size: TileSize) -> list[Span]:
         overlap = tiling.OVERLAP if self.running.overlap is None else self.running.overlap
         return tiling.smooth(length, size.side, min(overlap, size.side // 2), self.spec.scale)
 
@@ -231,9 +244,9 @@ class Restorer:
                 run.size = TileSize(math.isqrt(height * width)).half()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._say(f"Out of memory on {self.device}: going on with smaller tiles.")
+            self.say(f"Out of memory on {self.device}: going on with smaller tiles.")
         run.used.tile = run.size.side
-        rows, columns = self._smooth(height, run.size), self._smooth(width, run.size)
+        rows, columns = self.smooth(height, run.size), self.smooth(width, run.size)
 
         def part(x: Tensor, y: int, x0: int) -> Tensor:
             return self._restore_tile(x, top + y, left + x0, run)
@@ -246,45 +259,53 @@ class Restorer:
 
         def one_view(view: Tensor, index: int) -> Tensor:
             if not self.generator:
-                return self._run_network(view, run.used.precision)
-            place = f"{self.running.seed} {top} {left} {index}".encode()
-            with self._drawing:
-                self.generator.manual_seed(int.from_bytes(hashlib.sha256(run.content + place).digest()[:8], "big"))
-                return self._run_network(view, run.used.precision)
+                return self.run_network(view[None], run.used.precision)[0]
+            with self.drawing:
+                self.generator.manual_seed(self.seed_of(run.content, top, left, index))
+                return self.run_network(view[None], run.used.precision)[0]
 
         with torch.no_grad():
             result = ensemble.average(on_device, one_view) if self.running.ensemble else one_view(on_device, 0)
         if not torch.isfinite(result).all():
-            if run.used.precision == "fp32":
-                raise MambairError(
-                    f"{self.spec.name} returned values that are not numbers.",
-                    "Check the weights with `mambair models verify`, and that the picture holds only finite values.",
-                )
-            self._say(f"Numbers overflow in {run.used.precision}: going on in fp32.")
-            run.used.precision = "fp32"
+            self.overflowed(run.used)
             return self._restore_finite(x, top, left, run)
         return result.cpu()
 
-    def _run_network(self, x: Tensor, precision: str) -> Tensor:
-        """(1 or 3, h, w) -> (as many, h * scale, w * scale) float32, whatever shapes the network takes."""
+    def seed_of(self, content: bytes, top: int, left: int, view: int) -> int:
+        """Of what the network draws at random for a tile of a picture."""
+        place = f"{self.running.seed} {top} {left} {view}".encode()
+        return int.from_bytes(hashlib.sha256(content + place).digest()[:8], "big")
+
+    def overflowed(self, used: Used) -> None:
+        """Go on in float32. Raises MambairError where that was it already."""
+        if used.precision == "fp32":
+            raise MambairError(
+                f"{self.spec.name} returned values that are not numbers.",
+                "Check the weights with `mambair models verify`, and that the picture holds only finite values.",
+            )
+        self.say(f"Numbers overflow in {used.precision}: going on in fp32.")
+        used.precision = "fp32"
+
+    def run_network(self, x: Tensor, precision: str) -> Tensor:
+        """(B, 1 or 3, h, w) -> (B, as many, h * scale, w * scale) float32, whatever shapes the network takes."""
         scale = self.spec.scale
-        if x.shape[0] < self.spec.channels:
-            return luma(self._run_network(x.expand(3, -1, -1), precision))
-        if x.shape[0] > self.spec.channels:
+        if x.shape[1] < self.spec.channels:
+            return luma(self.run_network(x.expand(-1, 3, -1, -1), precision))
+        if x.shape[1] > self.spec.channels:
             # The same change to R, G and B as to the luma is what keeps Cb and Cr.
-            enlarged = F.interpolate(x[None], scale_factor=scale, mode="bicubic")[0] if scale > 1 else x
-            return enlarged + (self._run_network(luma(x), precision) - luma(enlarged))
-        _, height, width = x.shape
+            enlarged = F.interpolate(x, scale_factor=scale, mode="bicubic") if scale > 1 else x
+            return enlarged + (self.run_network(luma(x), precision) - luma(enlarged))
+        height, width = x.shape[2:]
         padding = self.architecture.padding
         rows, columns = padding.length(height), padding.length(width)
         padded = tiling.extend(x, rows, columns, edge=padding.mode == "symmetric")
         autocast = torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
         # Unless told not to, cuDNN computes float32 convolutions in TF32, and differently from run to run.
         with autocast, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            result = self.network(padded[None])[0]
-        return result[:, : height * scale, : width * scale].float()
+            result: Tensor = self.network(padded)
+        return result[..., : height * scale, : width * scale].float()
 
-    def _say(self, notice: str) -> None:
+    def say(self, notice: str) -> None:
         if notice not in self._said:
             self._said.add(notice)
             log.warning(notice)
@@ -302,8 +323,8 @@ def check_tensor(lq: Tensor) -> None:
 
 
 def luma(x: Tensor) -> Tensor:
-    """(3, H, W) -> (1, H, W): the Y of JPEG, BT.601 in full range."""
-    return torch.tensordot(x.new_tensor((0.299, 0.587, 0.114)), x, 1)[None]
+    """(..., 3, H, W) -> (..., 1, H, W): the Y of JPEG, BT.601 in full range."""
+    return torch.tensordot(x.new_tensor((0.299, 0.587, 0.114)), x, ([0], [x.dim() - 3])).unsqueeze(-3)
 
 
 def available_devices() -> list[str]:
