@@ -24,6 +24,7 @@ from mambair_cli.restoring.tiling import Span, TileSize
 if TYPE_CHECKING:
     from mambair_cli.restoring.restorer import Restorer, Run, Used
 
+KEYS = "keys"  # the attribute of networks that draw at random
 LARGEST_BATCH = tiling.LARGEST_AUTOMATIC["cuda"] ** 2  # pixels of all its tiles: more do not make the device busier
 
 
@@ -187,7 +188,7 @@ class Tiles:
     say: Callable[[str], None]
 
     def run(self, x: Tensor, places: Sequence[Place]) -> Tensor:
-        """(B, C, h, w) -> (B, C, h * scale, w * scale), in fewer at a time or from smaller ones where memory runs out.
+        """(B, C, h, w) -> (B, C, h * scale, w * scale): fewer at a time, or from smaller ones, where memory runs out.
 
         Raises MambairError where there is no room for the smallest tile.
         """
@@ -264,11 +265,11 @@ def blend_there(
         if keys is None:
             return restorer.run_network(x, precision)
         with restorer.drawing:
-            network.keys = keys  # type: ignore[assignment]
+            setattr(network, KEYS, keys)
             try:
                 return restorer.run_network(x, precision)
             finally:
-                network.keys = None
+                setattr(network, KEYS, None)
 
     def key(place: Place) -> int:
         """What the network would draw itself, were the tile alone."""
