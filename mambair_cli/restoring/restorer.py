@@ -312,8 +312,8 @@ class Restorer:
 
 
 def bytes_per_pixel(spec: zoo.ModelSpec, backend: str) -> int:
-    """Peak memory of a network per input pixel, weights aside; the plain scan holds every path's copy of the map."""
-    return archs.find(spec.arch).bytes_per_pixel(spec.kwargs) * (8 if backend == "torch" else 1)
+    """Peak memory of a network per input pixel, weights aside."""
+    return archs.find(spec.arch).bytes_per_pixel(spec.kwargs) * scan.BACKENDS[backend].memory
 
 
 def check_tensor(lq: Tensor) -> None:

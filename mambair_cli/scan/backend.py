@@ -119,4 +119,5 @@ class Backend:
     missing: Callable[[], str]  # why it cannot run here, or ""
     takes: Callable[[ScanInputs], bool]  # whether it was written for such inputs, on a device of its type
     scan: Callable[[ScanInputs], Tensor]  # differentiable; y is of the type of u
+    memory: int = 1  # peak of a network with it, against one with the native kernel and what is native around it
     hint: str = ""  # how to get it, where it is missing

@@ -232,4 +232,5 @@ BACKEND = Backend(
     missing=lambda: missing(),
     takes=lambda inputs: inputs.u.dtype != torch.float64 and inputs.u.numel() > 0,
     scan=scan,
+    memory=2,
 )

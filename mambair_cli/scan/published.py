@@ -83,4 +83,5 @@ BACKEND = Backend(
     missing=lambda: missing(),
     takes=lambda inputs: inputs.u.dtype != torch.float64 and inputs.u.numel() > 0 and inputs.states <= MAX_STATES,
     scan=scan,
+    memory=4,
 )

@@ -105,4 +105,5 @@ BACKEND = Backend(
     missing=lambda: "",
     takes=lambda inputs: True,
     scan=scan,
+    memory=8,
 )
