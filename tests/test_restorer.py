@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -314,9 +315,9 @@ def test_threads_do_not_draw_each_others_routes(monkeypatch: pytest.MonkeyPatch)
     alone = [restorer.restore(lq) for lq in pictures]
     network = restorer.run_network
 
-    def slowly(x: torch.Tensor, precision: str) -> torch.Tensor:
+    def slowly(*args: Any) -> torch.Tensor:
         time.sleep(0.3)  # between seeding and drawing: time for the other thread to seed
-        return network(x, precision)
+        return network(*args)
 
     monkeypatch.setattr(restorer, "run_network", slowly)
     with ThreadPoolExecutor(2) as pool:

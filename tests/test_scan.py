@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,19 +107,33 @@ def test_reference_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda *a: scan.ordered_scan(*a, orders, backend="torch"), leaves)
 
 
+WIDE = {"B": 1, "K": 4, "R": 4, "N": 10, "D": 72, "L": 500, "T": 500, "pads": False, "per_image": False}
+NARROW = WIDE | {"B": 2, "K": 3, "R": 2, "N": 8, "D": 20, "L": 2500, "T": 2600}  # cut into segments
+
+
 @needs_kernel
-def test_same_bits_whatever_the_threads() -> None:
-    p = to32(problem(6, B=1, K=4, R=4, N=10, D=72, L=500, T=500, pads=False, per_image=False))
+@pytest.mark.parametrize("instruction_set", cpu.instruction_sets())
+@pytest.mark.parametrize("shape", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("reduce", [True, False])
+def test_same_bits_whatever_the_threads(instruction_set: str, shape: dict[str, Any], reduce: bool) -> None:
+    p = to32(problem(6, **shape))
+    p["dt_bias"] -= 8  # what a segment begins with is felt to its end
+    steps, positions = p["orders"].shape[-1], p["x"].shape[-2]
+    once = torch.stack([torch.randperm(steps) for _ in range(p["A"].shape[0])]).int()
+    p["orders"] = once.where(once < positions, -1)
     before = torch.get_num_threads()
+    results = []
+    cpu._cpu.use_instruction_set(instruction_set)
     try:
-        results = []
-        for threads in (1, 2, 3):
+        for threads in (1, 2, 3, 16):
             torch.set_num_threads(threads)
-            results.append(scan.ordered_scan(**p, backend="cpu"))
+            results.append(scan.ordered_scan(**p, reduce=reduce, backend="cpu"))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+        cpu._cpu.use_instruction_set(cpu.instruction_sets()[0])
+    assert all(torch.equal(results[0], result) for result in results)
+    expected = scan.ordered_scan(**p, reduce=reduce, backend="torch")
+    assert relative(results[0], expected) <= 1e-5
 
 
 @needs_kernel

@@ -7,7 +7,9 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,11 +23,11 @@ from torch import Tensor, nn
 from mambair_cli import archs, scan
 from mambair_cli.errors import BadImage, MambairError, UsageError
 from mambair_cli.models import checkpoints, zoo
-from mambair_cli.restoring import ensemble, frames, tiling
+from mambair_cli.restoring import abreast, ensemble, frames, tiling
 from mambair_cli.restoring.device import blend_there, link_to
 from mambair_cli.restoring.graphs import Graphs
 from mambair_cli.restoring.running import DEFAULT, PRECISIONS, Running, TilesDone
-from mambair_cli.restoring.tiling import Span, TileSize
+from mambair_cli.restoring.tiling import Place, Span, TileSize
 
 log = logging.getLogger("mambair")
 
@@ -188,17 +190,23 @@ class Restorer:
         run, rows, columns = self._plan(lq, used)
         total, done = len(rows) * len(columns), 0
 
+        side_by_side = abreast.side_by_side(self._at_once(rows, columns))
+
         def tile(x: Tensor, top: int, left: int) -> Tensor:
+            return self._restore_tile(x, top, left, run)
+
+        def each(restore: Callable[[Place], Tensor], places: Iterable[Place]) -> Iterator[Tensor]:
             nonlocal done
-            result = self._restore_tile(x, top, left, run)
-            done += 1
-            if progress:
-                progress(done, total)
-            return result
+            with closing(side_by_side(restore, places)) as tiles:
+                for result in tiles:
+                    done += 1
+                    if progress:
+                        progress(done, total)
+                    yield result
 
         image = tiling.extend(lq, rows[-1].stop, columns[-1].stop, edge=False)
         bands = (
-            tiling.blend(image, rows, columns, scale, tile)
+            tiling.blend(image, rows, columns, scale, tile, each)
             if self.link is None
             else blend_there(self, self.link, image, rows, columns, run, progress)
         )
@@ -225,8 +233,17 @@ class Restorer:
             rows, columns = tiling.whole(height, scale), tiling.whole(width, scale)
         tiled = len(rows) * len(columns) > 1
         used.tile, used.precision = (size.side if size else "paper") if tiled else "off", self.precision
-        content = hashlib.sha256(lq.numpy().tobytes()).digest() if self.generator else b""
+        content = hashlib.sha256(lq.numpy().tobytes()).digest() if self.architecture.random else b""
         return Run(content, size, used), rows, columns
+
+    def _at_once(self, rows: list[Span], columns: list[Span]) -> int:
+        """How many tiles to run at a time: one, but on a CPU with threads and memory for more. In fp16, where a tile
+        that overflows changes the precision of those after it, they come after one another."""
+        if self.device.type != "cpu" or self.precision == "fp16":
+            return 1
+        largest = max(row.stop - row.start for row in rows) * max(column.stop - column.start for column in columns)
+        room = tiling.free_memory(self.device) // 2 // (largest * bytes_per_pixel(self.spec, self.scan))
+        return abreast.how_many(len(rows) * len(columns), torch.get_num_threads(), room)
 
     def smooth(self, length: int, size: TileSize) -> list[Span]:
         overlap = tiling.OVERLAP if self.running.overlap is None else self.running.overlap
@@ -258,11 +275,12 @@ class Restorer:
         on_device = x.to(self.device)
 
         def one_view(view: Tensor, index: int) -> Tensor:
-            if not self.generator:
-                return self.run_network(view[None], run.used.precision)[0]
-            with self.drawing:
-                self.generator.manual_seed(self.seed_of(run.content, top, left, index))
-                return self.run_network(view[None], run.used.precision)[0]
+            network = self.network
+            if self.architecture.random:  # a copy that shares the weights: others may be drawing at the same time
+                network = copy(network)
+                seed = self.seed_of(run.content, top, left, index)
+                network.generator = torch.Generator().manual_seed(seed)  # type: ignore[assignment]
+            return self.run_network(view[None], run.used.precision, network)[0]
 
         with torch.no_grad():
             result = ensemble.average(on_device, one_view) if self.running.ensemble else one_view(on_device, 0)
@@ -286,23 +304,28 @@ class Restorer:
         self.say(f"Numbers overflow in {used.precision}: going on in fp32.")
         used.precision = "fp32"
 
-    def run_network(self, x: Tensor, precision: str) -> Tensor:
-        """(B, 1 or 3, h, w) -> (B, as many, h * scale, w * scale) float32, whatever shapes the network takes."""
+    def run_network(self, x: Tensor, precision: str, network: nn.Module | None = None) -> Tensor:
+        """(B, 1 or 3, h, w) -> (B, as many, h * scale, w * scale) float32, whatever shapes the network takes.
+
+        `network`: a copy of it, instead of the one that all share.
+        """
         scale = self.spec.scale
         if x.shape[1] < self.spec.channels:
-            return luma(self.run_network(x.expand(-1, 3, -1, -1), precision))
+            return luma(self.run_network(x.expand(-1, 3, -1, -1), precision, network))
         if x.shape[1] > self.spec.channels:
             # The same change to R, G and B as to the luma is what keeps Cb and Cr.
             enlarged = F.interpolate(x, scale_factor=scale, mode="bicubic") if scale > 1 else x
-            return enlarged + (self.run_network(luma(x), precision) - luma(enlarged))
+            return enlarged + (self.run_network(luma(x), precision, network) - luma(enlarged))
         height, width = x.shape[2:]
         padding = self.architecture.padding
         rows, columns = padding.length(height), padding.length(width)
         padded = tiling.extend(x, rows, columns, edge=padding.mode == "symmetric")
         autocast = torch.autocast(self.device.type, DTYPES[precision], enabled=precision != "fp32")
-        # Unless told not to, cuDNN computes float32 convolutions in TF32, and differently from run to run.
-        with autocast, torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-            result: Tensor = self.network(padded)
+        # Unless told not to, cuDNN computes float32 convolutions in TF32, and differently from run to run. The flags
+        # are the whole process's: on a CPU, where tiles run at the same time, they are left alone.
+        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+        with autocast, exact if self.device.type == "cuda" else nullcontext():
+            result: Tensor = (network or self.network)(padded)
         return result[..., : height * scale, : width * scale].float()
 
     def say(self, notice: str) -> None:

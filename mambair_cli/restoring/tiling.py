@@ -11,12 +11,14 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mambair_cli.errors import MambairError, UsageError
+from mambair_cli.restoring.abreast import Mapper
 from mambair_cli.restoring.running import GRAIN
 
 OVERLAP = 32  # input pixels shared by neighbouring tiles
@@ -40,6 +42,9 @@ class Span:
     start: int
     stop: int
     weight: Tensor
+
+
+Place = tuple[Span, Span]  # of a tile: rows, columns
 
 
 def whole(length: int, scale: int = 1) -> list[Span]:
@@ -112,23 +117,30 @@ def blend(
     columns: Sequence[Span],
     scale: int,
     run: Callable[[Tensor, int, int], Tensor],
+    each: Mapper[Place] = map,
 ) -> Iterator[tuple[int, Tensor]]:
     """Run every tile of `image` (C, H, W) and yield finished bands (y, (C, h, W * scale)) from top to bottom.
 
     `run(tile, top, left)` maps (C, h, w) to (C, h * scale, w * scale) on the image's device; y counts output
-    rows. What is held beside the image is two rows of tiles, however tall the picture.
+    rows; `each` is `map` or does as it does. What is held beside the image is two rows of tiles, however tall the
+    picture, and what `each` runs ahead.
     """
     if len(rows) == len(columns) == 1:
         yield 0, run(image, 0, 0)
         return
+
+    def tile(place: Place) -> Tensor:
+        row, column = place
+        return run(image[:, row.start : row.stop, column.start : column.stop], row.start, column.start)
+
+    tiles = each(tile, product(rows, columns))
     begun = image.new_zeros(image.shape[0], 0, columns[-1].stop * scale)
     for i, row in enumerate(rows):
         strip = image.new_zeros(image.shape[0], (row.stop - row.start) * scale, begun.shape[2])
         strip[:, : begun.shape[1]] = begun
         for column in columns:
-            tile = run(image[:, row.start : row.stop, column.start : column.stop], row.start, column.start)
             part = strip[:, :, column.start * scale : column.stop * scale]
-            part += tile * column.weight * row.weight[:, None]
+            part += next(tiles) * column.weight * row.weight[:, None]
         end = rows[i + 1].start if i + 1 < len(rows) else row.stop
         done = (end - row.start) * scale
         begun = strip[:, done:].clone()  # a view would keep the whole strip alive

@@ -103,33 +103,108 @@ Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe
   return s;
 }
 
-// y (halves, batch, length, channels): each half sums half of the directions, so that a narrow network still has
-// work for all threads; the caller adds the halves. Or (1, batch, directions, length, channels), one each.
+// How a scan is cut. A chain is a group of blocks of channels of one picture, along the directions that share a buffer
+// of results one after the other; its pieces are taken by whichever thread is free. Where even single blocks are few,
+// by the size of the work alone, the sequence is cut into segments whose ends are worked out from zero and then carried
+// on: one multiply-add more for each update, and with threads enough all segments can run at once, for a second pass.
+struct Plan {
+  int parts, blocks, groups, pieces, steps;  // buffers of results, and what one piece has of the sequence
+  bool segments, at_once;
+
+  Plan(const Scan& s, int width, int parts, int threads) : parts(parts), blocks((s.channels + width - 1) / width) {
+    const int tasks = s.batch * parts, per_part = (s.directions + parts - 1) / parts;
+    segments = s.directions * ((s.channels + 15) / 16) < NARROW && s.steps >= 2 * SEGMENT;
+    at_once = segments && per_part == 1 && threads >= 2 * tasks * blocks;
+    // As few groups as keep all threads busy: a group visits each position once.
+    for (groups = 1; groups < blocks && (blocks + groups - 1) / groups * threads > blocks * tasks; groups++) {}
+    steps = s.steps;
+    if (segments)
+      steps = SEGMENT;
+    else if (threads > 1 && tasks * groups % threads)
+      steps = ((s.steps + PIECES - 1) / PIECES + CHUNK - 1) / CHUNK * CHUNK;
+    pieces = steps ? (s.steps + steps - 1) / steps : 0;
+  }
+
+  static constexpr int NARROW = 8, SEGMENT = 1024, PIECES = 8;
+  static_assert(SEGMENT % CHUNK == 0);
+};
+
+// One of `groups` equal shares of the blocks.
+struct Share {
+  int begin, end;
+
+  Share(const Plan& plan, int group)
+      : begin(group * plan.blocks / plan.groups), end((group + 1) * plan.blocks / plan.groups) {}
+};
+
+// y (parts, batch, length, channels): each part sums as many of the directions, and the caller adds the parts, two
+// halves of the directions apart; so the sums are the same with any number of parts, unless a direction visits a
+// position twice. Or, without `reduce`, (batch, directions, length, channels), one each.
 void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
              bool softplus, Array y, Maybe kept, bool reduce, int threads) {
   const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
   const Kernels& kernel = *chosen;
   const int64_t plane = int64_t(s.length) * s.channels;
-  const int blocks = (s.channels + kernel.width - 1) / kernel.width;
-  const int parts = reduce ? int(y.shape(0)) : s.directions;
-  float* out = (float*)y.data();
-  // As few groups of blocks as keep all threads busy: a group visits each position once.
-  const int tasks = s.batch * parts;
-  const int groups = tasks % threads == 0 ? 1 : std::min(blocks, (2 * threads + tasks - 1) / tasks);
-  nb::gil_scoped_release release;
-  parallel::run(tasks * groups, threads, [&](int task) {
-    const int part = task % parts, group = task / parts % groups, b = task / parts / groups;
+  const Plan plan(s, kernel.width, reduce ? int(y.shape(0)) : s.directions, threads);
+  const int chains = s.batch * plan.parts * plan.groups;
+  const int64_t block = int64_t(s.states) * kernel.width, chain = plan.blocks * block;
+  auto output = [&](int part) {
     Output o{};
     o.kept = pointer<float>(kept);
     o.y_row = s.channels;
-    o.y = reduce ? out + int64_t(part) * s.batch * plane : out;
+    o.y = (float*)y.data() + (reduce ? int64_t(part) * s.batch * plane : 0);
     o.y_batch = reduce ? plane : plane * s.directions;
     o.y_direction = reduce ? 0 : plane;
-    const int from = reduce ? part * s.directions / parts : part;
-    const int to = reduce ? (part + 1) * s.directions / parts : part + 1;
-    for (int k = from; k < to; k++)
-      kernel.scan_forward(s, o, b, k, group * blocks / groups, (group + 1) * blocks / groups);
+    return o;
+  };
+  nb::gil_scoped_release release;
+  if (plan.at_once) {
+    std::vector<float> states(size_t(chains * plan.pieces * chain)), ends(states.size()), times(states.size());
+    auto stretch = [&](int c, int piece) {
+      const int64_t at = (int64_t(c) * plan.pieces + piece) * chain;
+      return Stretch{piece * plan.steps, std::min((piece + 1) * plan.steps, s.steps), nullptr, &ends[size_t(at)],
+                     &times[size_t(at)]};
+    };
+    auto visit = [&](int c, int piece, bool write) {
+      const int part = c % plan.parts, b = c / plan.parts / plan.groups;
+      const Share share(plan, c / plan.parts % plan.groups);
+      Stretch over = stretch(c, piece);
+      if (write) over.state = &states[size_t((int64_t(c) * plan.pieces + piece) * chain)], over.end = nullptr;
+      kernel.scan_forward(s, output(part), b, part, share.begin, share.end, over);
+    };
+    const int inner = plan.pieces - 1;  // the last one's end is nobody's beginning
+    parallel::run(chains * inner, threads, [&](int task) { visit(task / inner, task % inner, false); });
+    for (int c = 0; c < chains; c++)
+      for (int piece = 0; piece < inner; piece++) {
+        const Share share(plan, c / plan.parts % plan.groups);
+        float* state = &states[size_t((int64_t(c) * plan.pieces + piece) * chain)];
+        std::copy(state, state + chain, state + chain);
+        kernel.scan_carry(s, c % plan.parts, share.begin, share.end, stretch(c, piece), state + chain);
+      }
+    parallel::run(chains * plan.pieces, threads, [&](int task) { visit(task / plan.pieces, task % plan.pieces, true); });
+    return;
+  }
+  const int longest = (s.directions + plan.parts - 1) / plan.parts;  // directions of a part
+  std::vector<float> states(size_t(chains * chain)), ends(plan.segments ? states.size() : 0), times(ends.size());
+  parallel::run_chains(chains, longest * plan.pieces, threads, [&](int c, int at) {
+    const int part = c % plan.parts, b = c / plan.parts / plan.groups, piece = at % plan.pieces;
+    const int k = part * s.directions / plan.parts + at / plan.pieces;
+    if (k >= (part + 1) * s.directions / plan.parts) return;
+    const Share share(plan, c / plan.parts % plan.groups);
+    float* state = &states[size_t(c * chain)];
+    if (piece == 0) std::fill(state, state + chain, 0.0f);
+    Stretch over{piece * plan.steps, std::min((piece + 1) * plan.steps, s.steps), state, nullptr, nullptr};
+    if (plan.segments) over.end = &ends[size_t(c * chain)], over.time = &times[size_t(c * chain)];
+    kernel.scan_forward(s, output(part), b, k, share.begin, share.end, over);
+    if (plan.segments) kernel.scan_carry(s, k, share.begin, share.end, over, state);
   });
+}
+
+// Buffers that the sum over the directions is best made in: two, so that narrow networks occupy two threads with no
+// group of blocks divided, or one for each direction where threads are many.
+int scan_parts(int64_t batch, int64_t directions, int64_t channels, int threads) {
+  const int64_t halves = std::min<int64_t>(2, directions), blocks = (channels + chosen->width - 1) / chosen->width;
+  return int(batch * halves * blocks >= threads ? halves : directions);
 }
 
 // Gradients of everything, float32 and zeroed by the caller. g_u (halves, ...), g_proj (groups, ...) and the parameters'
@@ -174,7 +249,7 @@ Depthwise describe_depthwise(const Strided& x, int64_t x_row, const Array& taps,
 void depthwise(Strided x, int64_t x_row, Array taps, Array bias, int dilation, bool silu, Array y, int threads) {
   const Depthwise d = describe_depthwise(x, x_row, taps, bias, dilation, silu, y.data());
   const Kernels& kernel = *chosen;
-  const int band = 8, bands = (d.height + band - 1) / band;
+  const int band = 2, bands = (d.height + band - 1) / band;
   nb::gil_scoped_release release;
   parallel::run(d.batch * bands, threads, [&](int task) {
     const int begin = task % bands * band;
@@ -205,7 +280,7 @@ void norm_gate(Strided y, int64_t y_row, std::optional<Strided> z, int64_t z_row
                int threads) {
   const NormGate g = describe_norm(y, y_row, z, z_row, weight, bias, eps, out.data());
   const Kernels& kernel = *chosen;
-  const int64_t band = 512;
+  const int64_t band = 128;
   nb::gil_scoped_release release;
   parallel::run(int((g.rows + band - 1) / band), threads, [&](int task) {
     kernel.norm_gate(g, task * band, std::min((task + 1) * band, g.rows));
@@ -247,7 +322,8 @@ void linear(Strided x, int64_t x_row, Maybe norm_weight, Maybe norm_bias, float 
   l.y = (float*)y.data();
   nb::gil_scoped_release release;
   std::vector<float> packed(size_t(kernel.packed_size(l.in, l.out)));
-  kernel.pack((const float*)weight.data(), l.in, l.out, packed.data());
+  parallel::run(kernel.panels(l.out), int64_t(l.in) * l.out < 1 << 16 ? 1 : threads,
+                [&](int panel) { kernel.pack((const float*)weight.data(), l.in, l.out, panel, packed.data()); });
   l.packed = packed.data();
   const int64_t band = 96;
   parallel::run(int((l.rows + band - 1) / band), threads,
@@ -284,7 +360,7 @@ void attention(Array qkv, Array table, int window, int shift, float far, Array y
 void route(Array logits, uint64_t key, uint32_t layer, Array category, int threads) {
   const Kernels& kernel = *chosen;
   const Route r{int(logits.shape(1)), (const float*)logits.data(), key, layer, (int32_t*)category.data()};
-  const int64_t rows = int64_t(category.shape(0)), band = 256;
+  const int64_t rows = int64_t(category.shape(0)), band = 64;
   nb::gil_scoped_release release;
   parallel::run(int((rows + band - 1) / band), threads,
                 [&](int task) { kernel.route(r, task * band, std::min((task + 1) * band, rows)); });
@@ -314,7 +390,7 @@ void filter(Strided x, int64_t x_row, int side, Array taps, Array bias, int acti
   const Filter f{int(y.shape(0)), int(y.shape(1)), int(y.shape(2)), int(y.shape(3)), side, Activation(activation), product,
                  (const float*)x.data(), x_row, (const float*)taps.data(), (const float*)bias.data(),
                  partner ? (const float*)partner->data() : nullptr, partner_row, (float*)y.data()};
-  const int band = 4, bands = (f.height + band - 1) / band;
+  const int band = 2, bands = (f.height + band - 1) / band;
   nb::gil_scoped_release release;
   parallel::run(f.batch * bands, threads, [&](int task) {
     const int begin = task % bands * band;
@@ -339,6 +415,7 @@ NB_MODULE(_cpu, m) {
   m.attr("MAX_STATES") = MAX_STATES;
   m.attr("MAX_RANK") = MAX_RANK;
   m.def("kept_size", &kept_size);
+  m.def("scan_parts", &scan_parts);
   m.def("forward", &forward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
         nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg());
   m.def("backward", &backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from importlib.util import find_spec
 from typing import Any
 
@@ -40,15 +41,19 @@ class _Scan(torch.autograd.Function):
         inputs = ScanInputs(*fields).each(Tensor.detach)
         directions, channels, states = inputs.A.shape
         batch, length = inputs.u.shape[0], inputs.length
-        halves = min(2, directions)
-        shape = (halves, batch, length) if inputs.reduce else (batch, directions, length)
+        parts, threads = 1, torch.get_num_threads()
+        if inputs.reduce:
+            parts = _cpu.scan_parts(batch, directions, channels, threads)
+        shape = (parts, batch, length) if inputs.reduce else (batch, directions, length)
         y = torch.zeros(*shape, channels)
         kept = None
         if any(ctx.needs_input_grad):
             kept = torch.empty(_cpu.kept_size(batch, directions, inputs.steps, channels, states))
-        _cpu.forward(*inputs.tensors, inputs.softplus, y, kept, inputs.reduce, torch.get_num_threads())
+        _cpu.forward(*inputs.tensors, inputs.softplus, y, kept, inputs.reduce, threads)
         if inputs.reduce:
-            y = y[0] if halves == 1 else torch.add(y[0], y[1], out=y[0])
+            # The directions of either half in turn, then the halves: the same sums with any number of parts.
+            halves = [y[: parts // 2], y[parts // 2 :]] if parts > 1 else [y]
+            y = reduce(Tensor.add_, [reduce(Tensor.add_, half) for half in halves])
         ctx.save_for_backward(*inputs.tensors, kept)
         ctx.flags = inputs.softplus, inputs.reduce
         return y.to(inputs.u.dtype)

@@ -63,113 +63,172 @@ struct Sequence {
   }
 };
 
-// dt, dt u and the [low-rank | B | C] rows of up to CHUNK steps.
+// Rows [low-rank | B | C] of up to CHUNK steps, side by side: in the map they may lie so that they drive each other out
+// of the cache. Shared by the blocks.
+template <class T>
+struct Rows {
+  static constexpr int SIZE = MAX_RANK + 2 * MAX_STATES;
+  int64_t position[CHUNK];
+  float at[CHUNK][SIZE];
+
+  void fetch(const Sequence<T>& q, int size, int begin, int count) {
+    for (int i = 0; i < count; i++) {
+      const int64_t l = position[i] = q.position(begin + i);
+      if (l < 0)
+        std::memset(at[i], 0, size_t(size) * 4);
+      else
+        for (int j = 0; j < size; j += W) store(at[i] + j, load(q.proj + l * q.proj_row + j, size - j), size - j);
+    }
+  }
+};
+
+// dt and u of up to CHUNK steps of one block.
 template <class T>
 struct Chunk {
   vf dt[CHUNK], u[CHUNK], e[CHUNK], raw[CHUNK];
-  int position[CHUNK];
-  const float* row[CHUNK];
-  float rows[CHUNK][MAX_RANK + 2 * MAX_STATES];  // for pads and for inputs that are not float32
 
-  void prepare(const Scan& s, const Sequence<T>& q, const Block& block, int begin, int count) {
-    const int size = s.rank + 2 * s.states;
+  void prepare(const Scan& s, const Sequence<T>& q, const Block& block, const Rows<T>& rows, int count) {
     for (int i = 0; i < count; i++) {
-      q.prefetch(begin + i + AHEAD, size * int(sizeof(T)));
-      const int64_t l = position[i] = q.position(begin + i);
+      const int64_t l = rows.position[i];
+      const float* row = rows.at[i];
       vf t = block.bias;
-      if (l < 0) {
-        std::memset(rows[i], 0, size_t(size) * 4);
-        row[i] = rows[i];
-        u[i] = vf{};
-      } else {
-        row[i] = floats(q.proj + l * q.proj_row, rows[i], size);
+      u[i] = vf{};
+      if (l >= 0) {
         u[i] = load(q.u + l * q.u_row, block.lanes);
         if (q.delta) t += load(q.delta + l * q.u_row, block.lanes);
         vf t2{};
         int r = 0;
         for (; r + 1 < s.rank; r += 2) {
-          t += block.weight[r] * row[i][r];
-          t2 += block.weight[r + 1] * row[i][r + 1];
+          t += block.weight[r] * row[r];
+          t2 += block.weight[r + 1] * row[r + 1];
         }
-        if (r < s.rank) t += block.weight[r] * row[i][r];
+        if (r < s.rank) t += block.weight[r] * row[r];
         t += t2;
       }
       raw[i] = t;
     }
     for (int i = 0; i < count; i++) dt[i] = s.softplus ? softplus(raw[i], e[i]) : raw[i];
   }
-
-  static const float* floats(const float* p, float*, int) { return p; }
-  static const float* floats(const bf16* p, float* out, int size) {
-    for (int i = 0; i < size; i++) out[i] = to_float(p[i]);
-    return out;
-  }
 };
 
-// N > 0 is the number of states known at compile time; 0 reads it at run time.
-template <class T, int N>
-void forward(const Scan& s, const Output& out, int b, int k, int begin_block, int end_block) {
+// What a pass over some steps is for: y; what the steps make of a state of zero; or both.
+enum class Pass { y, ends, both };
+
+// N > 0 is the number of states known at compile time; 0 reads it at run time. All passes round alike, so that it does
+// not matter which of them made a number.
+template <class T, int N, Pass PASS>
+void forward(const Scan& s, const Output& out, int b, int k, int begin_block, int end_block, const Stretch& stretch) {
   constexpr int SIZE = N ? N : MAX_STATES;
-  const int states = N ? N : s.states;
+  constexpr bool WRITES = PASS != Pass::ends, ENDS = PASS != Pass::y;
+  const int states = N ? N : s.states, size = s.rank + 2 * states;
   struct Part {
     Block block;
     Sequence<T> q;
     float *y, *kept;
-    vf a[SIZE] = {}, h[SIZE] = {};
+    vf a[SIZE] = {}, h[SIZE] = {}, end[ENDS ? SIZE : 1] = {}, time = {};
   };
   std::vector<Part> parts;
   parts.reserve(size_t(end_block - begin_block));
   for (int i = begin_block; i < end_block; i++) {
     const int first = i * W;
     parts.push_back({Block(s, k, first), Sequence<T>(s, b, k, first),
-                     out.y + b * out.y_batch + k * out.y_direction + first,
-                     out.kept ? kept_states(out.kept, s, W, b, k, first) : nullptr});
-    for (int n = 0; n < states; n++) parts.back().a[n] = parts.back().block.A[n] * LOG2E;
+                     WRITES ? out.y + b * out.y_batch + k * out.y_direction + first : nullptr,
+                     WRITES && out.kept ? kept_states(out.kept, s, W, b, k, first, stretch.from) : nullptr});
+    for (int n = 0; n < states; n++) {
+      parts.back().a[n] = parts.back().block.A[n] * LOG2E;
+      if (WRITES) parts.back().h[n] = load(stretch.state + (int64_t(i - begin_block) * states + n) * W, W);
+    }
   }
+  Rows<T> rows;
   Chunk<T> chunk;
-  for (int begin = 0; begin < s.steps; begin += CHUNK) {
-    const int count = s.steps - begin < CHUNK ? s.steps - begin : CHUNK;
+  for (int begin = stretch.from; begin < stretch.to; begin += CHUNK) {
+    const int left = stretch.to - begin, count = left < CHUNK ? left : CHUNK;
+    rows.fetch(parts.front().q, size, begin, count);
     for (Part& part : parts) {
-      vf h[SIZE];
-      for (int n = 0; n < states; n++) h[n] = part.h[n];
-      chunk.prepare(s, part.q, part.block, begin, count);
+      vf h[SIZE], end[ENDS ? SIZE : 1];
+      for (int n = 0; n < states; n++) {
+        h[n] = part.h[n];
+        if (ENDS) end[n] = part.end[n];
+      }
+      chunk.prepare(s, part.q, part.block, rows, count);
       const int lanes = part.block.lanes;
+      const bool leader = &part == &parts.front();
       for (int i = 0; i < count; i++) {
-        if (part.kept && i % KEPT == 0)
+        if (i < left - CHUNK) {  // of the next chunk, as far ahead as it takes and no further
+          const int64_t l = part.q.position(begin + CHUNK + i);
+          if (l >= 0) {
+            __builtin_prefetch(part.q.u + l * part.q.u_row);
+            if (WRITES) __builtin_prefetch(part.y + l * out.y_row, 1);
+            if (leader) part.q.prefetch_row(part.q.proj + l * part.q.proj_row, size * int(sizeof(T)));
+          }
+        }
+        if (WRITES && part.kept && i % KEPT == 0)
           for (int n = 0; n < states; n++, part.kept += W) store(part.kept, h[n], W);
         const vf dt = chunk.dt[i], du = dt * chunk.u[i];
-        const float *B = chunk.row[i] + s.rank, *C = B + states;
+        const float *B = rows.at[i] + s.rank, *C = B + states;
         vf even = part.block.D * chunk.u[i], odd = vf{};
+        if (ENDS) part.time += dt;
 #pragma GCC unroll 16
         for (int n = 0; n < states; n++) {
-          h[n] = exp2_negative(dt * part.a[n]) * h[n] + du * B[n];
-          (n & 1 ? odd : even) += h[n] * C[n];
+          const vf decay = exp2_negative(dt * part.a[n]), input = du * B[n];
+          if (ENDS) end[n] = multiply_add(decay, end[n], input);
+          if (!WRITES) continue;
+          h[n] = multiply_add(decay, h[n], input);
+          (n & 1 ? odd : even) = multiply_add(h[n], splat(C[n]), n & 1 ? odd : even);
         }
-        const int64_t l = chunk.position[i];
-        if (l < 0) continue;
+        const int64_t l = rows.position[i];
+        if (!WRITES || l < 0) continue;
         float* p = part.y + l * out.y_row;
         store(p, load(p, lanes) + (even + odd), lanes);
       }
-      for (int n = 0; n < states; n++) part.h[n] = h[n];
+      for (int n = 0; n < states; n++) {
+        part.h[n] = h[n];
+        if (ENDS) part.end[n] = end[n];
+      }
     }
+  }
+  for (size_t i = 0; i < parts.size(); i++) {
+    for (int n = 0; n < states; n++) {
+      const int64_t at = (int64_t(i) * states + n) * W;
+      if (PASS == Pass::y) store(stretch.state + at, parts[i].h[n], W);
+      if (ENDS) store(stretch.end + at, parts[i].end[n], W);
+    }
+    if (ENDS) store(stretch.time + int64_t(i) * W, parts[i].time, W);
+  }
+}
+
+template <class T, Pass PASS>
+void forward_states(const Scan& s, const Output& out, int b, int k, int begin, int end, const Stretch& stretch) {
+  switch (s.states) {
+    case 8: return forward<T, 8, PASS>(s, out, b, k, begin, end, stretch);
+    case 10: return forward<T, PASS == Pass::y ? 10 : 0, PASS>(s, out, b, k, begin, end, stretch);
+    case 16: return forward<T, 16, PASS>(s, out, b, k, begin, end, stretch);
+    default: return forward<T, 0, PASS>(s, out, b, k, begin, end, stretch);
   }
 }
 
 template <class T>
-void forward_states(const Scan& s, const Output& out, int b, int k, int begin, int end) {
-  switch (s.states) {
-    case 8: return forward<T, 8>(s, out, b, k, begin, end);
-    case 10: return forward<T, 10>(s, out, b, k, begin, end);
-    case 16: return forward<T, 16>(s, out, b, k, begin, end);
-    default: return forward<T, 0>(s, out, b, k, begin, end);
-  }
+void forward_pass(const Scan& s, const Output& out, int b, int k, int begin, int end, const Stretch& stretch) {
+  if (!stretch.end) return forward_states<T, Pass::y>(s, out, b, k, begin, end, stretch);
+  if (!stretch.state) return forward_states<T, Pass::ends>(s, out, b, k, begin, end, stretch);
+  return forward_states<T, Pass::both>(s, out, b, k, begin, end, stretch);
 }
 
-void scan_forward(const Scan& s, const Output& out, int b, int k, int begin, int end) {
-  if (s.dtype == Dtype::float32)
-    forward_states<float>(s, out, b, k, begin, end);
-  else
-    forward_states<bf16>(s, out, b, k, begin, end);
+void scan_forward(const Scan& s, const Output& out, int b, int k, int begin, int end, const Stretch& stretch) {
+  (s.dtype == Dtype::float32 ? forward_pass<float> : forward_pass<bf16>)(s, out, b, k, begin, end, stretch);
+}
+
+// state = exp(A time) state + end
+void scan_carry(const Scan& s, int k, int begin, int end, const Stretch& stretch, float* state) {
+  for (int i = begin; i < end; i++) {
+    const Block block(s, k, i * W);
+    const vf time = load(stretch.time + int64_t(i - begin) * W, W);
+    for (int n = 0; n < s.states; n++) {
+      const int64_t at = (int64_t(i - begin) * s.states + n) * W;
+      const vf decay = exp2_negative(time * (block.A[n] * LOG2E));
+      store(state + at, multiply_add(decay, load(state + at, W), load(stretch.end + at, W)), W);
+    }
+  }
 }
 
 // Replays every KEPT steps from the state that the forward kept: memory O(steps * states / KEPT) per block.
@@ -188,7 +247,8 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_bloc
   parts.reserve(size_t(end_block - begin_block));
   for (int i = begin_block; i < end_block; i++)
     parts.push_back({Block(s, k, i * W), Sequence<T>(s, b, k, i * W), i * W,
-                     kept_states(grad.kept, s, W, b, k, i * W)});
+                     kept_states(grad.kept, s, W, b, k, i * W, 0)});
+  Rows<T> rows;
   Chunk<T> chunk;
   vf history[KEPT + 1][SIZE], decay[KEPT][SIZE];
   std::vector<vf> partial(size_t(KEPT) * size);  // gradients of the rows of proj, lanes not yet added up
@@ -197,6 +257,7 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_bloc
   for (int c = (s.steps - 1) / KEPT; c >= 0; c--) {
     const int begin = c * KEPT, count = s.steps - begin < KEPT ? s.steps - begin : KEPT;
     for (vf& v : partial) v = vf{};
+    rows.fetch(parts.front().q, size, begin, count);
     for (Part& part : parts) {
       const int lanes = part.block.lanes;
       const float* gy = grad.y + b * grad.y_batch + k * grad.y_direction + part.first;
@@ -206,10 +267,10 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_bloc
         history[0][n] = h[n] = load(part.kept + (size_t(c) * states + n) * W, W);
         dh[n] = part.dh[n];
       }
-      chunk.prepare(s, part.q, part.block, begin, count);
+      chunk.prepare(s, part.q, part.block, rows, count);
       for (int i = 0; i < count; i++) {
         const vf dt = chunk.dt[i], du = dt * chunk.u[i];
-        const float* B = chunk.row[i] + s.rank;
+        const float* B = rows.at[i] + s.rank;
 #pragma GCC unroll 16
         for (int n = 0; n < states; n++) {
           decay[i][n] = exp2_negative(dt * (part.block.A[n] * LOG2E));
@@ -226,10 +287,10 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_bloc
             part.q.prefetch_row(g_proj + next * s.proj_row, size * 4);
           }
         }
-        const int64_t l = chunk.position[i];
+        const int64_t l = rows.position[i];
         const vf dt = chunk.dt[i], u = chunk.u[i], du = dt * u;
         const vf g = l < 0 ? vf{} : load(gy + l * grad.y_row, lanes);
-        const float *B = chunk.row[i] + s.rank, *C = B + states;
+        const float *B = rows.at[i] + s.rank, *C = B + states;
         vf *g_low = &partial[size_t(i) * size], *g_B = g_low + s.rank, *g_C = g_B + states;
         vf d_du{}, d_dt{};
 #pragma GCC unroll 16
@@ -252,14 +313,14 @@ void backward(const Scan& s, const Gradients& grad, int b, int k, int begin_bloc
         store(gu, load(gu, lanes) + (d_du * dt + part.block.D * g), lanes);
         if (grad.delta) store(grad.delta + u_offset + l * s.u_row, d_raw, lanes);
         for (int r = 0; r < s.rank; r++) {
-          part.d_weight[r] += d_raw * chunk.row[i][r];
+          part.d_weight[r] += d_raw * rows.at[i][r];
           g_low[r] += d_raw * part.block.weight[r];
         }
       }
       for (int n = 0; n < states; n++) part.dh[n] = dh[n];
     }
     for (int i = 0; i < count; i++)
-      if (chunk.position[i] >= 0) add_sums(&partial[size_t(i) * size], size, g_proj + chunk.position[i] * s.proj_row);
+      if (rows.position[i] >= 0) add_sums(&partial[size_t(i) * size], size, g_proj + rows.position[i] * s.proj_row);
   }
 
   for (const Part& part : parts)
@@ -299,7 +360,8 @@ void depthwise_backward(const DepthwiseBackward&, int, int);
 void norm_gate(const NormGate&, int64_t, int64_t);
 void norm_gate_backward(const NormGateBackward&, int64_t, int64_t, float*);
 int64_t packed_size(int, int);
-void pack(const float*, int, int, float*);
+int panels(int);
+void pack(const float*, int, int, int, float*);
 void linear(const Linear&, int64_t, int64_t);
 void attention(const Attention&, int, int, int, int);
 void route(const Route&, int64_t, int64_t);
@@ -307,8 +369,9 @@ void filter(const Filter&, int, int, int);
 float multiply_adds(int64_t);
 
 extern const Kernels kernels;
-const Kernels kernels{NAME(MAMBAIR_ISA), W,           scan_forward, scan_backward, depthwise, depthwise_backward, norm_gate,
-                      norm_gate_backward, packed_size, pack,         linear,        attention, route,              filter,
-                      multiply_adds};
+const Kernels kernels{
+    NAME(MAMBAIR_ISA), W,           scan_forward, scan_carry, scan_backward, depthwise, depthwise_backward, norm_gate,
+    norm_gate_backward, packed_size, panels,       pack,       linear,        attention, route,              filter,
+    multiply_adds};
 
 }  // namespace MAMBAIR_ISA

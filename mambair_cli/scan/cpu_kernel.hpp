@@ -34,10 +34,18 @@ struct Output {
   float* kept;  // states before every KEPT steps, (batch, direction, block, piece, states, width), or null
 };
 
-inline float* kept_states(float* kept, const Scan& s, int width, int b, int k, int first) {
+inline float* kept_states(float* kept, const Scan& s, int width, int b, int k, int first, int step) {
   const int64_t blocks = (s.channels + width - 1) / width, pieces = (s.steps + KEPT - 1) / KEPT;
-  return kept + ((int64_t(b) * s.directions + k) * blocks + first / width) * pieces * s.states * width;
+  return kept + (((int64_t(b) * s.directions + k) * blocks + first / width) * pieces + step / KEPT) * s.states * width;
 }
+
+// Steps [from, to) of a sequence; `from` is a multiple of CHUNK.
+struct Stretch {
+  int from, to;
+  float* state;  // (blocks, states, width) that it begins with; without `end` the last one is left there. Null: no y
+  float* end;    // (blocks, states, width): the last state, had the first been zero; or null
+  float* time;   // (blocks, width): the sum of the time steps, with `end`
+};
 
 // float32, zeroed by the caller, laid out like what they are the gradients of; added to.
 struct Gradients {
@@ -136,7 +144,8 @@ struct Kernels {
   const char* name;
   int width;  // channels per vector
   // blocks [begin, end) of `width` channels of one sequence
-  void (*scan_forward)(const Scan&, const Output&, int batch, int direction, int begin, int end);
+  void (*scan_forward)(const Scan&, const Output&, int batch, int direction, int begin, int end, const Stretch&);
+  void (*scan_carry)(const Scan&, int direction, int begin, int end, const Stretch&, float* state);  // over a stretch
   void (*scan_backward)(const Scan&, const Gradients&, int batch, int direction, int begin, int end);
   void (*depthwise)(const Depthwise&, int batch, int row_begin, int row_end);
   void (*depthwise_backward)(const DepthwiseBackward&, int batch, int first);
@@ -144,7 +153,8 @@ struct Kernels {
   // adds to g_parameters (2, channels): weight and bias
   void (*norm_gate_backward)(const NormGateBackward&, int64_t row_begin, int64_t row_end, float* g_parameters);
   int64_t (*packed_size)(int in, int out);
-  void (*pack)(const float* weight, int in, int out, float* packed);
+  int (*panels)(int out);
+  void (*pack)(const float* weight, int in, int out, int panel, float* packed);
   void (*linear)(const Linear&, int64_t row_begin, int64_t row_end);
   void (*attention)(const Attention&, int batch, int row, int column, int head);
   void (*route)(const Route&, int64_t row_begin, int64_t row_end);

@@ -62,13 +62,15 @@ void panel(const Linear& l, const float* x, int64_t x_row, int64_t row, int64_t 
 
 int64_t packed_size(int in, int out) { return int64_t(Panels(out).vectors) * W * in; }
 
-// weight (out, in) -> panel after panel, (in, width * W) each, zeros beyond `out`
-void pack(const float* weight, int in, int out, float* packed) {
+int panels(int out) { return Panels(out).count; }
+
+// weight (out, in) -> panel after panel, (in, width * W) each, zeros beyond `out`; here one of them
+void pack(const float* weight, int in, int out, int panel, float* packed) {
   const Panels panels(out);
-  for (int p = 0; p < panels.count; p++)
-    for (int k = 0; k < in; k++)
-      for (int o = panels.begin(p) * W; o < panels.begin(p + 1) * W; o++)
-        *packed++ = o < out ? weight[int64_t(o) * in + k] : 0.0f;
+  const int begin = panels.begin(panel) * W, end = panels.begin(panel + 1) * W;
+  packed += int64_t(begin) * in;
+  for (int k = 0; k < in; k++)
+    for (int o = begin; o < end; o++) *packed++ = o < out ? weight[int64_t(o) * in + k] : 0.0f;
 }
 
 void linear(const Linear& l, int64_t begin, int64_t end) {

@@ -60,4 +60,17 @@ inline void run(int count, int threads, const std::function<void(int)>& task) {
   }
 }
 
+// Calls task(chain, piece) for all of them, those of one chain one after the other, yet on whichever thread is free: so
+// three chains keep two threads busy to the end.
+inline void run_chains(int chains, int pieces, int threads, const std::function<void(int, int)>& task) {
+  std::vector<std::atomic<int>> done(static_cast<size_t>(chains));
+  run(chains * pieces, threads, [&](int i) {
+    const int chain = i % chains, piece = i / chains;
+    std::atomic<int>& before = done[size_t(chain)];  // taken earlier, so somebody is at it
+    while (before.load(std::memory_order_acquire) < piece) std::this_thread::yield();
+    task(chain, piece);
+    before.store(piece + 1, std::memory_order_release);
+  });
+}
+
 }  // namespace parallel
