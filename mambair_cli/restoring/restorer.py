@@ -242,7 +242,7 @@ class Restorer:
         if self.device.type != "cpu" or self.precision == "fp16":
             return 1
         largest = max(row.stop - row.start for row in rows) * max(column.stop - column.start for column in columns)
-        room = tiling.free_memory(self.device) // 2 // (largest * bytes_per_pixel(self.spec, self.scan))
+        room = tiling.free_memory(self.device) // 2 // (largest * self.bytes_per_pixel)
         return abreast.how_many(len(rows) * len(columns), torch.get_num_threads(), room)
 
     def smooth(self, length: int, size: TileSize) -> list[Span]:
