@@ -32,8 +32,10 @@ def _several_small_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     if not ON_GPU:
         here = dataclasses.replace(gpu.BACKEND, device="cpu", missing=lambda: "")
         monkeypatch.setitem(scan.BACKENDS, "triton", here)
-        for name, size in (("CHUNK", 4), ("BACKWARD_CHUNK", 4), ("BLOCK", 4), ("CHAINED", 2)):
+        sizes = dict(LANES=8, WIDTH=8, CHUNK=4, SHORTEST=4, AHEAD=2, CHAINED=4)
+        for name, size in sizes.items():
             monkeypatch.setattr(gpu, name, size)
+        monkeypatch.setattr(gpu, "_programs_at_once", lambda device: 12)
 
 
 class TestTriton(BackendTests):

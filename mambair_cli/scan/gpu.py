@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -18,15 +18,20 @@ from torch.utils.weak import WeakIdKeyDictionary
 from mambair_cli.scan import reference
 from mambair_cli.scan.backend import Backend, ScanInputs
 
-CHUNK = 32  # steps per program, forward
-BACKWARD_CHUNK = 16  # a program of the backward holds twice the tiles
-BLOCK = 32  # channels per program, where it is not tuned
-CHAINED = 32  # chunks that `chain` takes at once
-ROWS = 8  # positions per program of `collect`
+# Sizes are fixed, chosen by what the compiler makes of them (tests/compile_kernels.py): nothing is tuned while running.
+LANES = 64 if torch.version.hip else 32  # channels per program: one to a thread
+WARPS_PER_SM = 20  # programs that fill a multiprocessor, at up to 96 registers
+SHORTEST = 32  # steps that a segment has at least
+AHEAD, CHAINED = 256, 8  # segments and channels that a program of `chain` takes at once
+CHUNK = 8  # steps per program of `gradients`, each with
+WIDTH = 64  # channels
+ROWS = 4  # positions per program of `collect`
+MOST_STATES, MOST_RANK = 64, 64  # a thread holds them all; published networks have up to 16 and 40
 
 # Said explicitly since its default changes in Triton 3.10: without it every update is two instructions.
 FUSED = dict(enable_fp_fusion=True)
 ONE_WARP = dict(num_warps=1, **FUSED)
+CHAIN = dict(num_warps=8, **FUSED)
 
 Inverse = tuple[Tensor, Tensor]  # the steps sorted by the position they visit (..., T); where each begins (..., L+1)
 _inverses: MutableMapping[Tensor, tuple[int, Inverse]] = WeakIdKeyDictionary()
@@ -77,7 +82,7 @@ def trial(device: torch.device) -> str:
 class _Path:
     """What the kernels of one scan share: the arguments that make the time steps, and the sizes."""
 
-    inputs: tuple[Tensor | None, ...]  # delta, proj, weight (K, R, D), bias, A (K, N, D), orders
+    inputs: tuple[Tensor | None, ...]  # delta, proj, weight, bias, A, orders
     sizes: dict[str, int]
     images: int
 
@@ -85,35 +90,56 @@ class _Path:
     def paths(self) -> int:
         return self.images * self.sizes["K"]
 
-    def chunks(self, chunk: int) -> int:
-        return _pieces(self.sizes["T"], chunk)
+    def grid(self, parts: int, width: int) -> tuple[int]:
+        """Programs of so many parts of every path and so many channels, along the one axis that may be long."""
+        return (parts * _pieces(self.sizes["D"], width) * self.paths,)
 
-    def grid(self, chunk: int) -> Callable[[dict[str, int]], tuple[int, int]]:
-        return lambda meta: (self.chunks(chunk) * _pieces(self.sizes["D"], meta["BLOCK"]), self.paths)
+    def segment(self, multiple: int = 1) -> int:
+        """Steps per segment, a multiple: the path in one where that fills the chip, else as many as fill it."""
+        T, device = self.sizes["T"], self.inputs[1].device
+        (programs,) = self.grid(1, LANES)
+        segments = max(1, min(_programs_at_once(device) // programs, T // SHORTEST))
+        return _pieces(_pieces(T, segments), multiple) * multiple
 
     def per_direction(self, t: Tensor) -> bool:
         """True for (B, K, L, D), False for a (B, [1,] L, D) that all directions share."""
         return t.dim() == 4 and t.shape[1] == self.sizes["K"]
 
-    def states(self, source: Tensor, chunk: int, spans: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The states (B*K, chunks, N, D) that leave the chunks, and the time that each spans (B*K, chunks, D).
+    def _states(self, source: Tensor, segment: int, **options: Any) -> None:
+        _kernels().states[self.grid(_pieces(self.sizes["T"], segment), LANES)](
+            *(source, *self.inputs),
+            **dict(**self.sizes, **ONE_WARP, **options),
+            **dict(SEGMENT=segment, PER_K=self.per_direction(source), BLOCK=LANES),
+        )
 
-        With those spans given, against time: the adjoints, from the gradient of y.
+    def leaving(self, source: Tensor, segment: int, reverse: bool = False) -> Tensor | None:
+        """The states that leave the segments (B*K, segments, N, D); None where there is one.
+
+        Against time: the adjoints, from the gradient of y.
         """
-        K, D, N = (self.sizes[name] for name in "KDN")
-        chunks, reverse = self.chunks(chunk), spans is not None
-        states = _empty(self.paths, chunks, N, D, like=source)
-        if spans is None:
-            spans = _empty(self.paths, chunks, D, like=source)
-        _kernels().chunk_ends[self.grid(chunk)](
-            *(source, *self.inputs, states, spans),
-            **dict(**self.sizes, **FUSED, PER_K=self.per_direction(source), REVERSE=reverse, CHUNK=chunk),
+        K, D, N, T = (self.sizes[name] for name in "KDNT")
+        segments = _pieces(T, segment)
+        if segments == 1:
+            return None
+        states, spans = (_empty(self.paths, segments, *rest, D, like=source) for rest in ((N,), ()))
+        self._states(source, segment, entering=None, kept=states, spans=spans, REVERSE=reverse, CHUNK=None)
+        _kernels().chain[self.grid(N, CHAINED)](
+            *(states, spans, self.inputs[4], segments, K, D),
+            **dict(N=N, REVERSE=reverse, AHEAD=AHEAD, BLOCK=CHAINED, **CHAIN),
         )
-        _kernels().chain[(N * _pieces(D, BLOCK), self.paths)](
-            *(states, spans, self.inputs[4], chunks, K, D),
-            **dict(N=N, REVERSE=reverse, CHUNK=CHAINED, BLOCK=BLOCK, **ONE_WARP),
-        )
-        return states, spans
+        return states
+
+    def every_chunk(self, source: Tensor, segment: int, leaving: Tensor | None, reverse: bool) -> Tensor:
+        """The states after every chunk (B*K, chunks, N, D), or against time the adjoints."""
+        D, N, T = (self.sizes[name] for name in "DNT")
+        states = _empty(self.paths, _pieces(T, CHUNK), N, D, like=source)
+        self._states(source, segment, entering=leaving, kept=states, spans=None, REVERSE=reverse, CHUNK=CHUNK)
+        return states
+
+
+@cache
+def _programs_at_once(device: torch.device) -> int:
+    return WARPS_PER_SM * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _inverse(orders: Tensor, length: int) -> Inverse:
@@ -137,9 +163,9 @@ def _collect(steps: Tensor, inverse: Inverse, images: int, group: int, dtype: to
     parts, paths, T, D = steps.shape
     K, length = paths // images, starts.shape[-1] - 1
     out = torch.empty(images, K // group, length, D, dtype=dtype, device=steps.device)
-    _kernels().collect[(_pieces(length, ROWS) * _pieces(D, BLOCK), paths // group)](
+    _kernels().collect[(_pieces(length, ROWS) * _pieces(D, LANES) * (paths // group),)](
         *(steps, visits, starts, out, parts, group, length, T, K, D),
-        **dict(PER_IMAGE=visits.dim() == 3, ROWS=ROWS, BLOCK=BLOCK, **ONE_WARP),
+        **dict(PER_IMAGE=visits.dim() == 3, ROWS=ROWS, BLOCK=LANES, **ONE_WARP),
     )
     return out
 
@@ -162,16 +188,15 @@ class _Scan(torch.autograd.Function):
             PER_IMAGE=orders is not None and orders.dim() == 3,
             SOFTPLUS=given.softplus,
         )
-        weight = None if given.dt_weight is None else given.dt_weight.transpose(1, 2).contiguous()
-        inputs = (given.delta, given.proj, weight, given.dt_bias, given.A.transpose(1, 2).contiguous(), orders)
+        inputs = (given.delta, given.proj, given.dt_weight, given.dt_bias, given.A, orders)
         path = _Path(inputs, sizes, images=u.shape[0])
 
-        states, _ = path.states(u, CHUNK)
+        segment = path.segment()
         dtype = u.dtype if orders is None else torch.float32
         steps = torch.empty(1, path.paths, sizes["T"], channels, dtype=dtype, device=u.device)
-        _kernels().outputs[path.grid(CHUNK)](
-            *(u, *inputs, skip, states, steps),
-            **dict(**sizes, **FUSED, PER_K=path.per_direction(u), CHUNK=CHUNK),
+        _kernels().outputs[path.grid(_pieces(sizes["T"], segment), LANES)](
+            *(u, *inputs, skip, path.leaving(u, segment), steps),
+            **dict(**sizes, **ONE_WARP, SEGMENT=segment, PER_K=path.per_direction(u), BLOCK=LANES),
         )
         inverse = None if orders is None else _inverse(orders, length)
         ctx.save_for_backward(u, skip, *inputs, *(inverse or ()))
@@ -190,17 +215,19 @@ class _Scan(torch.autograd.Function):
         images, grad = path.images, grads[0].contiguous()
         K, T, D, N, R = (ctx.sizes[name] for name in "KTDNR")
 
-        # The states are computed again, in shorter chunks, rather than kept: they take more room than u.
-        states, spans = path.states(u, BACKWARD_CHUNK)
-        adjoints, _ = path.states(grad, BACKWARD_CHUNK, spans)
+        # The states are computed again rather than kept: they take more room than u.
+        segment = path.segment(CHUNK)
+        states = path.every_chunk(u, segment, path.leaving(u, segment), False)
+        adjoints = path.every_chunk(grad, segment, path.leaving(grad, segment, True), True)
+        chunks = _pieces(T, CHUNK)
         g_u = _empty(1, path.paths, T, D, like=u)
         g_delta = None if delta is None else _empty(*delta.shape, like=u)
-        g_proj = _empty(_pieces(D, BLOCK), path.paths, T, R + 2 * N, like=u)
-        g_parameters = _empty(images, K, path.chunks(BACKWARD_CHUNK), N + R + 2, D, like=u)
-        _kernels().gradients[path.grid(BACKWARD_CHUNK)({"BLOCK": BLOCK})](
+        g_proj = _empty(_pieces(D, WIDTH), path.paths, T, R + 2 * N, like=u)
+        g_parameters = _empty(images, K, chunks, N + R + 2, D, like=u)
+        _kernels().gradients[path.grid(chunks, WIDTH)](
             *(u, *inputs, skip, grad, states, adjoints, g_u, g_delta, g_proj, g_parameters),
             **dict(PER_K=path.per_direction(u), GRAD_PER_K=path.per_direction(grad), **ctx.sizes),
-            **dict(CHUNK=BACKWARD_CHUNK, BLOCK=BLOCK, **ONE_WARP),
+            **dict(CHUNK=CHUNK, BLOCK=WIDTH, **ONE_WARP),
         )
         if inverse:
             g_u = _collect(g_u, inverse, images, 1 if path.per_direction(u) else K, u.dtype)
