@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from mambair_cli.scan import reference
 from mambair_cli.scan.backend import Backend, ScanInputs
 
-# Sizes are fixed, chosen by what the compiler makes of them (tests/compile_kernels.py): nothing is tuned while running.
+# Sizes are chosen by what the compiler makes of them (tests/compile_kernels.py): nothing is tuned while running.
 LANES = 64 if torch.version.hip else 32  # channels per program: one to a thread
 WARPS_PER_SM = 20  # programs that fill a multiprocessor, at up to 96 registers
 SHORTEST = 32  # steps that a segment has at least
@@ -26,12 +27,15 @@ AHEAD, CHAINED = 256, 8  # segments and channels that a program of `chain` takes
 CHUNK = 8  # steps per program of `gradients`, each with
 WIDTH = 64  # channels
 ROWS = 4  # positions per program of `collect`
-MOST_STATES, MOST_RANK = 64, 64  # a thread holds them all; published networks have up to 16 and 40
+MOST = 64  # states, and rank, that a thread holds in registers; published networks have up to 16 and 24
 
 # Said explicitly since its default changes in Triton 3.10: without it every update is two instructions.
 FUSED = dict(enable_fp_fusion=True)
 ONE_WARP = dict(num_warps=1, **FUSED)
 CHAIN = dict(num_warps=8, **FUSED)
+
+RETRY = 60.0  # seconds after which kernels that failed their trial are tried again
+_answer: tuple[str, float] | None = None  # of `missing`, and until when it holds if it is no
 
 Inverse = tuple[Tensor, Tensor]  # the steps sorted by the position they visit (..., T); where each begins (..., L+1)
 _inverses: MutableMapping[Tensor, tuple[int, Inverse]] = WeakIdKeyDictionary()
@@ -49,9 +53,18 @@ def _pieces(count: int, size: int) -> int:
     return -(-count // size)
 
 
-@cache
 def missing() -> str:
-    """Why the kernels cannot run here, or "". Takes seconds on a GPU: they are built and tried."""
+    """Why the kernels cannot run here, or "". Takes seconds on a GPU: they are built and tried.
+
+    What failed may have been in want of memory, or of a driver that was being replaced: it is tried again, in time.
+    """
+    global _answer
+    if _answer is None or (_answer[0] and time.monotonic() > _answer[1]):
+        _answer = _find_out(), time.monotonic() + RETRY
+    return _answer[0]
+
+
+def _find_out() -> str:
     if not torch.cuda.is_available():
         return "no CUDA device"
     if find_spec("triton") is None:
@@ -64,11 +77,12 @@ def missing() -> str:
 
 
 def trial(device: torch.device) -> str:
-    """Why the kernels are of no use on a device, or "": builds those of the forward and checks a small scan."""
+    """Why the kernels are of no use on a device, or "": builds those of the forward and checks a small scan,
+    of two segments."""
     generator = torch.Generator().manual_seed(0)
-    shapes = (1, 40, 8), (1, 40, 2, 7), (2, 8, 3), (2, 8), (2, 8, 2), (2, 8)
+    shapes = (1, 72, 8), (1, 72, 2, 7), (2, 8, 3), (2, 8), (2, 8, 2), (2, 8)
     u, proj, weight, bias, A, D = (torch.randn(shape, generator=generator) for shape in shapes)
-    path = torch.arange(40, dtype=torch.int32)
+    path = torch.arange(72, dtype=torch.int32)
     small = ScanInputs(u, None, proj, weight, bias, -A.exp(), D, torch.stack([path, path.flip(0)]), True, True)
     try:
         y = scan(small.each(lambda t: t.to(device))).cpu()
@@ -85,6 +99,7 @@ class _Path:
     inputs: tuple[Tensor | None, ...]  # delta, proj, weight, bias, A, orders
     sizes: dict[str, int]
     images: int
+    at_once: int  # programs that fill the chip
 
     @property
     def paths(self) -> int:
@@ -96,9 +111,8 @@ class _Path:
 
     def segment(self, multiple: int = 1) -> int:
         """Steps per segment, a multiple: the path in one where that fills the chip, else as many as fill it."""
-        T, device = self.sizes["T"], self.inputs[1].device
-        (programs,) = self.grid(1, LANES)
-        segments = max(1, min(_programs_at_once(device) // programs, T // SHORTEST))
+        T, (programs,) = self.sizes["T"], self.grid(1, LANES)
+        segments = max(1, min(self.at_once // programs, T // SHORTEST))
         return _pieces(_pieces(T, segments), multiple) * multiple
 
     def per_direction(self, t: Tensor) -> bool:
@@ -152,7 +166,8 @@ def _inverse(orders: Tensor, length: int) -> Inverse:
     bounds = torch.arange(length + 1, dtype=orders.dtype, device=orders.device)
     starts = torch.searchsorted(positions, bounds.expand(*orders.shape[:-1], -1).contiguous(), out_int32=True)
     inverse = visits.int(), starts
-    if version >= 0:
+    recorded = orders.is_cuda and torch.cuda.is_current_stream_capturing()  # into a graph: nothing has run yet
+    if version >= 0 and not recorded:
         _inverses[orders] = version, inverse
     return inverse
 
@@ -189,7 +204,7 @@ class _Scan(torch.autograd.Function):
             SOFTPLUS=given.softplus,
         )
         inputs = (given.delta, given.proj, given.dt_weight, given.dt_bias, given.A, orders)
-        path = _Path(inputs, sizes, images=u.shape[0])
+        path = _Path(inputs, sizes, u.shape[0], _programs_at_once(u.device))
 
         segment = path.segment()
         dtype = u.dtype if orders is None else torch.float32
@@ -211,7 +226,7 @@ class _Scan(torch.autograd.Function):
         u, skip, *rest = ctx.saved_tensors
         inputs, inverse = tuple(rest[:6]), tuple(rest[6:])
         delta, proj, weight, bias = inputs[:4]
-        path = _Path(inputs, ctx.sizes, images=u.shape[0])
+        path = _Path(inputs, ctx.sizes, u.shape[0], _programs_at_once(u.device))
         images, grad = path.images, grads[0].contiguous()
         K, T, D, N, R = (ctx.sizes[name] for name in "KTDNR")
 
@@ -257,7 +272,9 @@ BACKEND = Backend(
     device="cuda",
     about="Triton kernels, NVIDIA and AMD",
     missing=lambda: missing(),
-    takes=lambda inputs: inputs.u.dtype != torch.float64 and inputs.u.numel() > 0,
+    takes=lambda inputs: (
+        inputs.u.dtype != torch.float64 and inputs.u.numel() > 0 and max(inputs.states, inputs.rank) <= MOST
+    ),
     scan=scan,
     memory=2,
 )

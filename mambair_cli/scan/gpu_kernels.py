@@ -1,24 +1,25 @@
 """The Triton kernels behind `gpu`.
 
 A thread is a channel of a path: its N states, its rates and its row of the time steps' weights stay in registers and
-time runs one step after the other, so nothing is exchanged between threads. Where channels are too few to fill the chip
-a path of T steps is cut into segments: `states` runs each from zero, `chain` lets the states travel across the
+time runs one step after the other, so nothing is exchanged between threads. Where channels are too few to fill the
+chip a path of T steps is cut into segments: `states` runs each from zero, `chain` lets the states travel across the
 segments, and `outputs` starts every segment from the state that enters it. With one segment `outputs` is all.
 
 `gradients` takes a chunk of a few steps at once, from the states and adjoints at its borders, which `states` keeps.
-Results are written in the order of the steps and `collect` brings them back to the positions, so nothing is ever added
-by two programs and the sums have one order whatever the launch.
+Results are written in the order of the steps and `collect` brings them back to the positions, so nothing is ever
+added by two programs and the sums have one order whatever the launch.
 
 Layouts (all contiguous; D is the number of channels, F = R + 2N, the parts of a path are its segments or chunks):
   u, delta, grad (B, L, D) or, PER_K, (B, K, L, D)     proj (B, L, K, F)     orders (K, T) or (B, K, T)
   weight (K, D, R)     bias, skip (K, D)     A (K, D, N)     states (B*K, parts, N, D)     spans (B*K, segments, D)
 
-A program is one warp. All programs lie along the first axis of the grid, the only one that may be longer than 65535.
-The sizes are left unspecialised: a new size of picture must not compile anything.
+All programs lie along the first axis of the grid, the only one that may be longer than 65535. The sizes are left
+unspecialised: a new size of picture must not compile anything.
 """
 
-# What a kernel is given has types of Triton only:
-# mypy: disable-error-code="no-untyped-def"
+# What a kernel is given has types of Triton only, and tuples in kernels grow by concatenation, not by unpacking:
+# mypy: disable-error-code="no-untyped-def,assignment,var-annotated"
+# ruff: noqa: RUF005
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def _compose(decay, state, next_decay, next_state):
 
 @triton.jit
 def _program(parts, K, D, BLOCK: tl.constexpr):
-    """The path, its direction, the part of it and the channels of this program; programs: channels first, paths last."""
+    """The path, its direction, the part of it and the channels of this program: channels count first."""
     blocks = tl.cdiv(D, BLOCK)
     program = tl.program_id(0)
     bk = (program // blocks // parts).to(tl.int64)
@@ -107,7 +108,9 @@ def _row(source, position, visited, D, d):
 
 
 @triton.jit
-def _raw_step(delta, row, weights, bias, position, visited, D, d, N: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr):
+def _raw_step(
+    delta, row, weights, bias, position, visited, D, d, N: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr
+):
     """dt before the softplus: W r + b, or delta + b where the time steps are given."""
     if delta is None:
         low = _numbers(row, R + 2 * N, 0, R, BLOCK)

@@ -29,13 +29,15 @@ def _higher(score, winner, other, other_winner):
     return tl.where(better, other, score), tl.where(better, other_winner, winner)
 
 
-@triton.jit(do_not_specialize=["key", "layer", "rows"])
+@triton.jit(do_not_specialize=["key", "layer", "rows", "length"])
 def categories(
     logits,  # (rows, TOKENS) float32
     category,  # (rows) int32
-    key,
+    key,  # a number, or KEYS: a pointer to int64, one for every `length` rows
     layer,
     rows,
+    length,
+    KEYS: tl.constexpr,
     TOKENS: tl.constexpr,
     QUADS: tl.constexpr,
     WIDTH: tl.constexpr,  # a power of two, at least QUADS
@@ -45,8 +47,10 @@ def categories(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     q = tl.arange(0, WIDTH)
     zero = tl.zeros([ROWS, WIDTH], tl.uint32)
-    counter = zero + q[None, :].to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox(key, counter, zero + row[:, None].to(tl.uint32), zero + layer.to(tl.uint32), zero)
+    if KEYS:
+        key = tl.load(key + row // length, mask=row < rows, other=0)[:, None]
+    counter, counted = zero + q[None, :].to(tl.uint32), zero + (row % length)[:, None].to(tl.uint32)
+    w0, w1, w2, w3 = tl.philox(key, counter, counted, zero + layer.to(tl.uint32), zero)
     score, winner = _noisy(logits, row, rows, q, w0, 0, TOKENS, QUADS)
     other, token = _noisy(logits, row, rows, q, w1, 1, TOKENS, QUADS)
     score, winner = _higher(score, winner, other, token)
@@ -59,12 +63,15 @@ def categories(
     tl.store(category + row, first, mask=row < rows)
 
 
-def draw(logits: Tensor, key: int, layer: int) -> Tensor:
-    """`routing.draw` of float32 logits (rows, tokens), contiguous; int32."""
+def draw(logits: Tensor, key: int | Tensor, layer: int) -> Tensor:
+    """`routing.draw` of float32 logits (rows, tokens), contiguous; int32. A tensor holds a key for every image."""
     rows, tokens = logits.shape
+    length, keys = rows, isinstance(key, Tensor)
+    if isinstance(key, Tensor):
+        length, key = rows // key.numel(), key.to(logits.device, torch.int64).contiguous()
     category = torch.empty(rows, dtype=torch.int32, device=logits.device)
     quads = -(-tokens // 4)
-    sizes = dict(TOKENS=tokens, QUADS=quads, WIDTH=triton.next_power_of_2(quads), ROWS=ROWS)
+    sizes = dict(KEYS=keys, TOKENS=tokens, QUADS=quads, WIDTH=triton.next_power_of_2(quads), ROWS=ROWS)
     with torch.cuda.device_of(logits):
-        categories[(-(-rows // ROWS),)](logits, category, key, layer, rows, **sizes, num_warps=1)
+        categories[(-(-rows // ROWS),)](logits, category, key, layer, rows, length, **sizes, num_warps=1)
     return category
