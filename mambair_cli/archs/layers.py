@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mambair_cli.scan import fused, ordered_scan
+from mambair_cli.scan import fused, gpu_around, ordered_scan
 from mambair_cli.scan import orders as paths
 from mambair_cli.scan.backend import without_autocast
+from mambair_cli.scan.kept import kept
 from mambair_cli.scan.products import linear
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes (Mamba, Gu & Dao 2023, 3.6)
@@ -34,13 +35,31 @@ def to_tokens(x: Tensor) -> Tensor:
 
 def conv(x: Tensor, module: nn.Module) -> Tensor:
     """A convolution (or a chain of map modules) on channel-last features."""
+    if gpu_around.in_half(x) and gpu_around.takes(x):
+        return to_tokens(cast_once(to_map(x), module))
     return to_tokens(module(to_map(x)))
 
 
-def dwconv(x: Tensor, module: nn.Conv2d, silu: bool = False) -> Tensor:
-    """A 3x3 depthwise convolution, or SiLU of it."""
+def cast_once(x: Tensor, module: nn.Module) -> Tensor:
+    """`module(x)` under autocast, the weights of convolutions cast once and not in every call."""
+    if isinstance(module, nn.Sequential):
+        for part in module:
+            x = cast_once(x, part)
+        return x
+    if isinstance(module, nn.Conv2d):
+        half = gpu_around.kind(x)
+        weight, bias = (
+            None if t is None else kept(t, half, lambda w: w.to(half)) for t in (module.weight, module.bias)
+        )
+        return module._conv_forward(x.to(half), cast(Tensor, weight), bias)
+    result: Tensor = module(x)
+    return result
+
+
+def dwconv(x: Tensor, module: nn.Conv2d, silu: bool = False, gelu: bool = False) -> Tensor:
+    """A 3x3 depthwise convolution, or SiLU or GELU of it."""
     assert module.bias is not None
-    return fused.depthwise(x, module.weight, module.bias, dilation=int(module.dilation[0]), silu=silu)
+    return fused.depthwise(x, module.weight, module.bias, dilation=int(module.dilation[0]), silu=silu, gelu=gelu)
 
 
 def convolve_gated(
@@ -51,16 +70,24 @@ def convolve_gated(
     return fused.convolve_gated(x, weight, bias, partner, activation=activation, product=product)
 
 
-def pointwise(x: Tensor, module: nn.Module) -> Tensor:
-    """A 1x1 convolution."""
-    return linear(x, cast(Tensor, module.weight)[:, :, 0, 0], cast("Tensor | None", module.bias))
+def pointwise(x: Tensor, module: nn.Module, norm: nn.LayerNorm | None = None) -> Tensor:
+    """A 1x1 convolution, perhaps of a norm."""
+    if norm is not None and not gpu_around.in_half(x):
+        x, norm = norm(x), None
+    return linear(x, *matrix(module), norm=norm)
+
+
+def matrix(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """The weight (out, in) and bias of a 1x1 convolution."""
+    weight = cast(Tensor, module.weight)
+    return kept(weight, "matrix", lambda w: w[:, :, 0, 0]), cast("Tensor | None", module.bias)
 
 
 class LayerNorm(nn.LayerNorm):
     """Over the last dimension, native on the CPU; keys as nn.LayerNorm's."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return fused.layer_norm(x, self.weight, self.bias, self.eps)
+    def forward(self, x: Tensor, *, half: bool = False) -> Tensor:
+        return fused.layer_norm(x, self.weight, self.bias, self.eps, half=half)
 
 
 def norm_gate(y: Tensor, z: Tensor, norm: nn.LayerNorm) -> Tensor:
@@ -80,8 +107,16 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias, **fused)
 
 
-def linear_halves(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The two halves of a linear layer's outputs, each contiguous (a chunk of the joint product would not be)."""
+def linear_halves(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, norm: nn.LayerNorm | None = None
+) -> tuple[Tensor, Tensor]:
+    """The two halves of a linear layer's outputs, perhaps of a norm: each contiguous (a chunk of the joint product
+    would not be), but for half precision on a GPU, which is the better off the less it has to launch."""
+    if gpu_around.in_half(x) and gpu_around.takes(x):
+        a, b = linear(x, weight, bias, norm=norm).chunk(2, dim=-1)
+        return a, b
+    if norm is not None:
+        x = norm(x)
     first, second = weight.chunk(2)
     b1, b2 = (None, None) if bias is None else bias.chunk(2)
     return linear(x, first, b1), linear(x, second, b2)
@@ -109,7 +144,8 @@ def scan_parameters(directions: int, channels: int, d_state: int, dt_rank: int) 
 
 def project(x: Tensor, x_proj_weight: Tensor) -> Tensor:
     """Every direction's [dt low-rank | B | C] in one product: (B, L, D) -> (B, L, K, R+2N)."""
-    return linear(x, x_proj_weight.flatten(0, 1)).unflatten(-1, x_proj_weight.shape[:2])
+    rows = kept(x_proj_weight, "rows", lambda w: w.flatten(0, 1))
+    return linear(x, rows).unflatten(-1, x_proj_weight.shape[:2])
 
 
 def run_scan(
@@ -124,7 +160,7 @@ def run_scan(
 ) -> Tensor:
     """`scan.ordered_scan` on parameters as checkpoints hold them; the recurrence's own are always float32."""
     directions, channels, _ = dt_weight.shape
-    A = -torch.exp(A_logs.float()).view(directions, channels, -1)
+    A = kept(A_logs, "rates", lambda t: -torch.exp(t.float())).view(directions, channels, -1)
     D = Ds.float().view(directions, channels)
     return ordered_scan(x, proj, dt_weight.float(), dt_bias.float(), A, D, orders, reduce)
 
@@ -159,10 +195,13 @@ class SS2D(SelectiveScan):
         self.out_norm = LayerNorm(inner)
         self.out_proj = Linear(inner, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, z = linear_halves(x, self.in_proj.weight)
+    def forward(
+        self, x: Tensor, norm: nn.LayerNorm | None = None, scaled: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """`norm` of x first; `scaled` as of `scan.products.linear`."""
+        x, z = linear_halves(x, self.in_proj.weight, norm=norm)
         y = self.mix(dwconv(x, self.conv2d, silu=True))
-        return self.out_proj(norm_gate(y, z, self.out_norm))
+        return self.out_proj(norm_gate(y, z, self.out_norm), scaled=scaled)
 
     def mix(self, x: Tensor) -> Tensor:
         """Let the pixels of (B, H, W, inner) see each other."""
@@ -194,7 +233,15 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if gpu_around.in_half(x) and gpu_around.takes(x):
+            return x * self._factors(x)[..., None, None]
         return x * self.attention(x)
+
+    def _factors(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C), in fewer launches."""
+        mean, (shrink, grow) = x.mean((2, 3)), (self.attention[i] for i in (1, 3))
+        y = gpu_around.linear(mean, *matrix(shrink), activation=gpu_around.RELU)
+        return gpu_around.linear(y, *matrix(grow), activation=gpu_around.SIGMOID)
 
 
 class CAB(nn.Module):
@@ -209,8 +256,8 @@ class CAB(nn.Module):
             ChannelAttention(width, squeeze),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        return conv(x, self.cab)
+    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
+        return conv(x if norm is None else norm(x, half=True), self.cab)
 
 
 class Mlp(nn.Module):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambair_cli.archs import skeleton, unet
@@ -42,9 +41,9 @@ class LightCAB(nn.Module):
             ChannelAttention(width, squeeze),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, norm: LayerNorm) -> Tensor:
         shrink, near, _, grow, far, attention = cast(Sequence[nn.Conv2d], self.cab)
-        y = pointwise(F.gelu(dwconv(pointwise(x, shrink), near)), grow)
+        y = pointwise(dwconv(pointwise(x, shrink, norm), near, gelu=True), grow)
         return conv(dwconv(y, far), attention)
 
 
@@ -61,8 +60,8 @@ class Block(nn.Module):
         self.conv_blk = LightCAB(width) if light else CAB(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = scale_add(x, self.skip_scale, self.self_attention(self.ln_1(x)))
-        return scale_add(x, self.skip_scale2, self.conv_blk(self.ln_2(x)))
+        x = self.self_attention(x, self.ln_1, scaled=(self.skip_scale, x))
+        return scale_add(x, self.skip_scale2, self.conv_blk(x, self.ln_2))
 
 
 class MambaIR(Skeleton):

@@ -29,7 +29,9 @@ from mambair_cli.archs.layers import (
     to_tokens,
 )
 from mambair_cli.archs.skeleton import Group, Skeleton, group_depths, skeleton_arguments
+from mambair_cli.scan import gpu, gpu_around
 from mambair_cli.scan.attention import relative_position_index, window_attention
+from mambair_cli.scan.kept import kept
 from mambair_cli.scan.routing import Key, by_category, draw, noisy
 
 Routing = str | Callable[[Tensor], Tensor]
@@ -95,7 +97,8 @@ class ASSM(nn.Module):
         self.route = nn.Sequential(Linear(width, width // 3), nn.GELU(), Linear(width // 3, num_tokens))
 
     def forward(self, x: Tensor, embedding_a: Tensor, router: Router, add: Tensor) -> Tensor:
-        table = self.embeddingB.weight @ embedding_a
+        kind = gpu_around.kind(x)
+        table = kept(self.embeddingB.weight, ("table", kind), lambda w: w @ embedding_a, embedding_a)
         logits = full_precision(self.logits, x.flatten(1, 2))  # a route that flips reorders the whole scan
         if torch.is_grad_enabled() and logits.requires_grad:
             logits = router.noisy(logits)
@@ -114,8 +117,11 @@ class ASSM(nn.Module):
         v = pointwise(x, self.in_proj[0])
         v = convolve_gated(v, self.CPE[0], v, activation="sigmoid").flatten(1, 2)
         proj = self.selectiveScan.project(v)  # (B, L, 1, R + 2N)
-        proj[..., 0, -prompt.shape[-1] :] += prompt
-        y = self.selectiveScan.scan(v, proj, visits.unsqueeze(1))
+        proj[..., 0, -prompt.shape[-1] :].add_(prompt)
+        orders = visits.unsqueeze(1)
+        if gpu_around.takes(v):
+            gpu.tell_inverse(orders, step_of_pixel.unsqueeze(1))
+        y = self.selectiveScan.scan(v, proj, orders)
         return self.out_proj(y.view_as(v), norm=self.out_norm, add=add.flatten(1, 2)).view_as(add)
 
     def logits(self, x: Tensor) -> Tensor:

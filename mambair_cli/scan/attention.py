@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambair_cli.scan import cpu, fused, library
+from mambair_cli.scan import cpu, fused, gpu_around, library
 
 FAR = -100.0  # added to the logits of pairs that the cyclic shift brought together
 
@@ -48,6 +48,8 @@ def window_attention(qkv: Tensor, table: Tensor, index: Tensor, window: int, shi
         y = torch.empty(*qkv.shape[:-1], channels)
         cpu._cpu.attention(qkv.contiguous(), table.contiguous(), window, shift, FAR, y, torch.get_num_threads())
         return y
+    if gpu_around.takes_window(window) and gpu_around.takes(qkv):
+        return gpu_around.window_attention(qkv, table, window, shift, FAR)
     if shift:
         qkv = qkv.roll((-shift, -shift), (1, 2))
     y = _plain(qkv, table[index].permute(2, 0, 1).to(qkv.dtype), window, bool(shift))

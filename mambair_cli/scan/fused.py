@@ -1,6 +1,7 @@
 """What stands around the scan in every block, in one pass over memory each where the native kernel is there.
 
-On a CPU with the kernel these run natively, forward and backward; everywhere else plain PyTorch does the same.
+On a CPU with the kernel these run natively, forward and backward; on a GPU at inference by `gpu_around`; everywhere
+else plain PyTorch does the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mambair_cli.scan import cpu, library
+from mambair_cli.scan import cpu, gpu_around, library
 
 GRADIENT_BANDS = 16  # pieces of a batch whose parameter gradients are summed apart, whatever the number of threads
 
@@ -104,11 +105,17 @@ class _NormGate(torch.autograd.Function):
         return gy, gz, g[0], g[1], None
 
 
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1, silu: bool = False) -> Tensor:
-    """3x3 depthwise convolution + bias, or SiLU of that; zeros outside the map.
+def depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1, silu: bool = False, gelu: bool = False
+) -> Tensor:
+    """3x3 depthwise convolution + bias, or SiLU or GELU of that; zeros outside the map.
 
     x (B, H, W, C), possibly a slice of wider rows; weight (C, 1, 3, 3); bias (C). Differentiable.
     """
+    if gpu_around.takes(x):
+        return gpu_around.depthwise(x, weight, bias, dilation, 1 if silu else 3 if gelu else 0, None, True)
+    if gelu:
+        return F.gelu(depthwise(x, weight, bias, dilation=dilation))
     if _native(x) and x.stride(1) == x.shape[2] * x.stride(2) and x.stride(0) == x.shape[1] * x.stride(1):
         return _Depthwise.apply(x, weight, bias, dilation, silu)
     nchw = x.permute(0, 3, 1, 2)
@@ -118,10 +125,13 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1, sil
     return (F.silu(y) if silu else y).permute(0, 2, 3, 1)
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """LayerNorm over the last dimension of x (..., C). Differentiable."""
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, half: bool = False) -> Tensor:
+    """LayerNorm over the last dimension of x (..., C). Differentiable. `half`: what comes next is in half precision
+    where there is any, so its cast may be spared."""
     if _native(x) and (rows := _rows(x)) is not None:
         return _NormGate.apply(rows, None, weight, bias, eps).view(x.shape)
+    if gpu_around.takes(x) and x.shape[-1] <= gpu_around.MOST_CHANNELS:
+        return gpu_around.norm_gate(x, None, weight, bias, eps, gpu_around.kind(x) if half else None)
     return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
 
 
@@ -133,6 +143,8 @@ def norm_gate(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 1
     rows = z.flatten(0, -2)
     if _native(y) and y.is_contiguous() and z.dtype == y.dtype and rows.stride(-1) == 1:
         return _NormGate.apply(y.view(-1, y.shape[-1]), rows, weight, bias, eps).view(y.shape)
+    if gpu_around.takes(y, z) and y.shape[-1] <= gpu_around.MOST_CHANNELS:
+        return gpu_around.norm_gate(y, z, weight, bias, eps)
     return F.layer_norm(y, y.shape[-1:], weight.to(y.dtype), bias.to(y.dtype), eps) * F.silu(z)
 
 
@@ -162,6 +174,8 @@ def convolve_gated(
                 torch.get_num_threads(),
             )
             return y
+    if gpu_around.takes(x, partner):
+        return gpu_around.depthwise(x, weight, bias, 1, number, partner, product)
     channels = weight.shape[0]
     y = F.conv2d(x.permute(0, 3, 1, 2), weight.to(x.dtype), bias.to(x.dtype), padding=side // 2, groups=channels)
     y = plain(y.permute(0, 2, 3, 1))

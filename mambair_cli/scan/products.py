@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mambair_cli.scan import cpu, fused, library
+from mambair_cli.scan import cpu, fused, gpu_around, library
 
 FEW_ROWS = 64  # with fewer the preparation of the weights costs more than the product
 # Wide vectors are what the native product is written for; elsewhere the libraries behind torch are better.
@@ -39,6 +39,8 @@ def linear(
             torch.get_num_threads(),
         )
         return y
+    if gpu_around.in_half(x) and gpu_around.takes(x, add, other):
+        return gpu_around.linear(x, weight, bias, norm, gpu_around.GELU if gelu else 0, add, scale, other)
     if norm:
         x = norm(x)
     y = _product(x, weight, bias)

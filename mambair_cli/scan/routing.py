@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -111,5 +112,18 @@ def by_category(category: Tensor, categories: int) -> tuple[Tensor, Tensor]:
         order = (category.long() * length + torch.arange(length, device=category.device)).argsort(dim=-1)
     else:
         order = category.argsort(dim=-1, stable=True)
-    steps = torch.arange(order.shape[1], dtype=torch.int32, device=order.device).expand_as(order)
+    steps = counted(order.shape[1], order.device).expand_as(order)
     return order.int(), torch.empty_like(category).scatter_(1, order, steps)
+
+
+@lru_cache(maxsize=16)
+def _kept_count(length: int, device: torch.device) -> Tensor:
+    with library.lasting():
+        return torch.arange(length, dtype=torch.int32, device=device)
+
+
+def counted(length: int, device: torch.device) -> Tensor:
+    """0, 1, ... length - 1, int32; not to be written to."""
+    if library.tracing():
+        return torch.arange(length, dtype=torch.int32, device=device)
+    return _kept_count(length, device)

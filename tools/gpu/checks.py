@@ -1,0 +1,244 @@
+"""Is what the GPU computes right? Against float64 on the same device, and against the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from bench import Bench
+from torch import Tensor
+
+from mambair_cli import archs, scan
+from mambair_cli.restoring.graphs import Graphs
+from mambair_cli.restoring.restorer import Restorer
+from mambair_cli.restoring.running import Running
+from mambair_cli.scan import gpu, gpu_around
+from mambair_cli.scan import orders as paths
+
+Problem = dict[str, Tensor]
+CPU = torch.device("cpu")
+
+
+def problem(
+    bench: Bench, B: int, K: int, R: int, N: int, D: int, T: int, table: Tensor | None = None, pads: bool = False
+) -> Problem:
+    """A random scan in float64; without a table a random path for each image."""
+    g = torch.Generator().manual_seed(T + D)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    if table is None:
+        low = torch.randint(-1, T, (B, K, T), generator=g) if pads else None
+        table = low if low is not None else torch.rand(B, K, T, generator=g).argsort(-1)
+    length = int(table.max()) + 1 if pads else T
+    p = dict(
+        x=normal(B, length, D),
+        proj=normal(B, length, K, R + 2 * N),
+        dt_weight=normal(K, D, R) / R**0.5,
+        dt_bias=normal(K, D) - 1,
+        A=-normal(K, D, N).exp(),
+        D=normal(K, D),
+        orders=table.to(torch.int32),
+    )
+    return {name: t.to(bench.device) for name, t in p.items()}
+
+
+def to(p: Problem, dtype: torch.dtype) -> Problem:
+    """Parameters in float32 where the features are in half precision."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    kinds = {name: dtype if name in ("x", "proj") else wide for name in p}
+    return {name: t.to(kinds[name]) if t.is_floating_point() else t for name, t in p.items()}
+
+
+def off(ours: Tensor, exact: Tensor) -> float:
+    """The norm of the difference, relative; infinite where something is not finite."""
+    if not torch.isfinite(ours).all():
+        return float("inf")
+    return float((ours.double() - exact.double()).norm() / exact.double().norm().clamp(min=1e-30))
+
+
+def results(p: Problem, backend: str, reduce: bool) -> list[Tensor]:
+    """The scan and the gradients of a weighted sum of it."""
+    leaves = {name: t.detach().clone().requires_grad_(t.is_floating_point()) for name, t in p.items()}
+    y = scan.ordered_scan(**leaves, reduce=reduce, backend=backend)
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    (y * weights.to(y)).sum().backward()
+    return [y.detach(), *(leaf.grad for leaf in leaves.values() if leaf.grad is not None)]
+
+
+def here(bench: Bench) -> None:
+    """On a dry run Triton's kernels serve the CPU, in the interpreter."""
+    if bench.dry:
+        scan.BACKENDS["triton"] = dataclasses.replace(gpu.BACKEND, device="cpu", missing=lambda: "")
+        gpu._programs_at_once = lambda device: 4  # type: ignore[attr-defined, assignment]
+        for name in ("LANES", "WIDTH", "CHUNK", "SHORTEST", "AHEAD", "CHAINED", "BACKWARD_CHUNK", "BLOCK"):
+            if hasattr(gpu, name):
+                setattr(gpu, name, 4)
+
+
+def scans(bench: Bench) -> None:
+    here(bench)
+    h, w = (3, 4) if bench.dry else (40, 56)
+    cross, T = paths.cross(h, w, CPU), h * w
+    cases: dict[str, dict[str, Any]] = {
+        "MambaIR-light": dict(B=1, K=4, R=4, N=10, D=72, T=T, table=cross),
+        "MambaIR": dict(B=2, K=4, R=12, N=16, D=360, T=T, table=cross),
+        "MambaIRv2, a path for each image": dict(B=3, K=1, R=22, N=16, D=348, T=T),
+        "pads, positions visited twice or never": dict(B=2, K=2, R=5, N=7, D=33, T=T + 5, pads=True),
+        "channels as positions": dict(B=2, K=2, R=6, N=16, D=4, T=48, table=paths.channel(48, CPU)),
+        "one step": dict(B=1, K=1, R=1, N=1, D=1, T=1),
+        "one step more than a warp has lanes": dict(B=1, K=3, R=2, N=5, D=65, T=33),
+    }
+    kinds: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16, torch.float16)
+    if bench.dry:
+        small = {"R": 2, "N": 2, "D": 3, "B": 1}
+        cases = {name: {**case, **{k: min(v, case[k]) for k, v in small.items()}} for name, case in cases.items()}
+        cases = {name: case for name, case in cases.items() if name in ("MambaIR-light", "one step")}
+        kinds = kinds[:1]
+    for name, case in cases.items():
+        for kind in kinds:
+            p, reduce = to(problem(bench, **case), kind), name != "one step"
+            exact, ours, again = (
+                results(q, backend, reduce)
+                for q, backend in ((to(p, torch.float64), "torch"), (p, "triton"), (p, "triton"))
+            )
+            errors = [off(a, b) for a, b in zip(ours, exact, strict=True)]
+            most = (1e-5, 1e-4) if kind == torch.float32 else (5e-3, 1e-2)
+            same = all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
+            detail = f"y {errors[0]:.1e}, gradients {max(errors[1:]):.1e}" + (
+                "" if same else ", other bits every time"
+            )
+            ok = errors[0] <= most[0] and max(errors[1:]) <= most[1] and same
+            bench.check(f"scan, {name}, {str(kind)[6:]}", ok, detail)
+    if not bench.dry:
+        _streams(bench)
+
+
+def _streams(bench: Bench) -> None:
+    p = to(problem(bench, B=2, K=4, R=4, N=10, D=72, T=4096), torch.float32)
+
+    def run(**other: Tensor) -> Tensor:
+        return scan.ordered_scan(**{**p, **other}, backend="triton")
+
+    with torch.no_grad():
+        expected, aside = run(), torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            got = run()
+        aside.synchronize()
+        bench.check("on another stream", torch.equal(got, expected))
+        alone = [run(x=p["x"][i : i + 1], proj=p["proj"][i : i + 1], orders=p["orders"][i : i + 1]) for i in range(2)]
+        bench.check("the bits of an image do not depend on its batch", torch.equal(torch.cat(alone), expected))
+        graphs = Graphs()
+        replays = [graphs(lambda x: run(x=x), "", p["x"] * factor) for factor in (1, 1, 2, 1)]
+        bench.check(
+            "by a CUDA graph",
+            not graphs.refused and torch.equal(replays[3], expected) and torch.equal(replays[2], run(x=p["x"] * 2)),
+            graphs.refused,
+        )
+        q = to(problem(bench, B=17000, K=4, R=1, N=1, D=8, T=4), torch.float32)
+        many = [scan.ordered_scan(**q, backend=backend) for backend in ("triton", "torch")]
+        bench.check("more than 65535 images times paths", off(*many) < 1e-5)
+        if torch.cuda.device_count() > 1:
+            there = {name: t.to("cuda:1") for name, t in p.items()}
+            got = scan.ordered_scan(**there, backend="triton")
+            bench.check("on cuda:1 while cuda:0 is current", torch.equal(got.cpu(), expected.cpu()))
+        else:
+            bench.note("cuda:1 was not tried: there is one GPU")
+
+
+def around(bench: Bench) -> None:
+    """The kernels around the scan against plain PyTorch, and the routes of MambaIRv2 against the CPU's."""
+    why = gpu_around.trial(bench.device) if bench.dry else gpu_around.missing()
+    bench.check("the kernels around the scan", not why, why)
+    from mambair_cli.scan import routing
+
+    logits, keys = torch.randn(3, 500, 64, generator=torch.Generator().manual_seed(1)), torch.tensor([1, 2**62, 7])
+    with torch.no_grad():
+        expected = routing.draw(logits, keys, 3)
+        got = routing.draw(logits.to(bench.device), keys.to(bench.device), 3).cpu()
+    bench.check("categories are those of the CPU", torch.equal(got, expected))
+
+
+def restorer(bench: Bench) -> None:
+    """Whole networks, cut into tiles, on the device and on the CPU."""
+    from mambair_cli.models import zoo
+
+    side = 40 if bench.dry else 150
+    tile = 32 if bench.dry else 64
+    lq = torch.rand(3, side, side + 30, generator=torch.Generator().manual_seed(0))
+    for name in ("mambair-light-x4", "mambairv2-light-x4"):
+        spec = zoo.find(name)
+        one = {"num_heads": spec.kwargs["num_heads"][:1]} if "num_heads" in spec.kwargs else {}
+        torch.manual_seed(0)
+        network = archs.build(spec.arch, **{**spec.kwargs, **one, "depths": [2]}).eval()
+        if hasattr(network, "routing"):
+            network.routing = "argmax"  # what differs in the last bits may fall into another category otherwise
+        device = str(bench.device)
+        expected = Restorer(spec, network, Running("cpu", "fp32", tile, 16)).restore(lq)
+        for precision, most in (("fp32", 1e-3), ("bf16", 3e-2)):
+            got = [Restorer(spec, network, Running(device, precision, tile, 16)).restore(lq) for _ in range(2)]
+            worst = float((got[0] - expected).abs().max())
+            bench.check(f"{name} in tiles, {precision}", worst < most, f"off by {worst:.1e} of 1")
+            bench.check(f"{name} in tiles, {precision}, the same again", torch.equal(*got))
+        network.to("cpu")
+
+
+def compiled(bench: Bench) -> None:
+    """Every family whole through torch.compile and torch.export."""
+    for arch, kwargs in SMALL.items():
+        if bench.left() < 40:
+            bench.note(f"no time was left to compile {arch}")
+            continue
+        torch.manual_seed(0)
+        network = archs.build(arch, **kwargs).eval().to(bench.device)
+        if hasattr(network, "routing"):
+            network.routing = "argmax"
+        x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(bench.device)
+        torch._dynamo.reset()
+        with torch.no_grad():
+            expected = network(x)
+            got = torch.compile(network, fullgraph=True, backend="eager" if bench.dry else "inductor")(x)
+            exported = torch.export.export(network, (x,)).module()(x)
+        worst = max(off(got, expected), off(exported, expected))
+        bench.check(f"{arch}, compiled and exported", worst < 1e-3, f"{worst:.1e}")
+
+
+DEPTHS = {"num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1}
+ATTENTIVE = {"embed_dim": 24, "depths": [1], "num_heads": [2], "window_size": 8, "d_state": 4, "num_tokens": 8}
+LIGHT = {"embed_dim": 30, "depths": [1], "d_state": 4, "upscale": 2, "upsampler": "pixelshuffledirect"}
+SMALL: dict[str, dict[str, Any]] = {
+    "mambair": LIGHT,
+    "mambair_unet": {"dim": 32, "d_state": 2, **DEPTHS},
+    "mambairv2": {**ATTENTIVE, "inner_rank": 4, "upscale": 2, "upsampler": "pixelshuffle"},
+    "mambairv2_light": {**ATTENTIVE, "inner_rank": 4, "upscale": 2, "upsampler": "pixelshuffledirect"},
+}
+
+
+def large(bench: Bench) -> None:
+    """Indices beyond 2^31: the last channels of a scan whose steps hold 2.3e9 values."""
+    if bench.dry or torch.cuda.mem_get_info()[0] < 60e9:
+        return bench.note("indices beyond 2^31 were not tried: that takes 60 GB")
+    side, channels, paths_, states, rank = 1024, 544, 4, 2, 2
+    g = torch.Generator(bench.device).manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=bench.device, generator=g)
+
+    p = dict(
+        x=normal(1, side * side, channels),
+        proj=normal(1, side * side, paths_, rank + 2 * states),
+        dt_weight=normal(paths_, channels, rank),
+        dt_bias=normal(paths_, channels) - 3,
+        A=-normal(paths_, channels, states).exp(),
+        D=normal(paths_, channels),
+    )
+    table, last = paths.cross(side, side, bench.device), slice(channels - 32, channels)
+    few = {name: t[:, last] for name, t in p.items() if name not in ("x", "proj")}
+    with torch.no_grad():
+        expected = scan.ordered_scan(p["x"][..., last].contiguous(), p["proj"], **few, orders=table)
+        got = scan.ordered_scan(**p, orders=table)[..., last]
+    bench.check("indices beyond 2^31", off(got, expected) < 1e-6)
+    return None
