@@ -29,6 +29,7 @@ from mambair_cli.scan import standard
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
+OLDEST = "2.13"  # of PyTorch: the loop over chunks
 OPSET = 18  # the first with what LayerNorm, ScatterElements and Resize need here
 TOLERANCE = 1e-3  # of pixels in [0, 1], a quarter of a step of 8 bits; MambaIR reaches 1e-6
 OVERLAP = 32  # pixels of the input that tiles should share
@@ -48,6 +49,8 @@ def export(spec: ModelSpec, file: Path, tile: int, *, weights: Path | None = Non
 
     Raises UsageError for what cannot be exported, MambairError where the result is not that of the network.
     """
+    if torch.__version__ < OLDEST:
+        raise UsageError(f"Exporting takes PyTorch {OLDEST} or newer; this is {torch.__version__}.", LACKING)
     architecture, write = archs.find(spec.arch), WRITERS.get(file.suffix.lower())
     if write is None:
         raise UsageError(f"{file.name} is neither .onnx nor .pt2.", "The suffix says what to write.")

@@ -311,8 +311,8 @@ def test_deep_colour_carries_as_much(name: str, library: str, tmp_path: Path, ru
     carrier = tmp_path / "carrier.jpg"
     photo().save(carrier, **CARRIERS["a.jpg"] | {"comment": None, "extra": b""})
     with carrier.open("rb") as file, Image.open(file) as image:
+        kept, _ = metadata.collect(image, file)  # first: Pillow 11.3 writes no EXIF that was asked for a thumbnail
         expected = facts(image) | {"orientation": 1, "size": (94, 122)}
-        kept, _ = metadata.collect(image, file)
     deep_photo = np.rot90(np.asarray(photo()), -1).astype(np.uint16) * 257
     with (tmp_path / name).open("w+b") as file:
         deep.write([deep_photo], file, of_suffix(Path(name)), kept, 1)

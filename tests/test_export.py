@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mambairv2": {**ATTENTIVE, "inner_rank": 4, "upscale": 2, "upsampler": "pixelshuffle"},
     "mambairv2_light": {**ATTENTIVE, "inner_rank": 4, "upscale": 2, "upsampler": "pixelshuffledirect"},
 }
+needs_torch = pytest.mark.skipif(torch.__version__ < exporting.OLDEST, reason=f"needs torch {exporting.OLDEST}")
 
 
 @pytest.fixture
@@ -47,6 +48,7 @@ def network(arch: str, folder: Path) -> tuple[torch.nn.Module, Path]:
     return module, folder / "net.safetensors"
 
 
+@needs_torch
 def test_onnx(run: Mambair, tmp_path: Path) -> None:
     onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
     module, weights = network("mambairv2_light", tmp_path)
@@ -97,6 +99,7 @@ def test_standard_operators_equal_the_kernels(arch: str, tmp_path: Path) -> None
     assert {name for name, known in archs.ARCHITECTURES.items() if known.exports} == set(SMALL)
 
 
+@needs_torch
 def test_pt2(run: Mambair, tmp_path: Path) -> None:
     module, weights = network("mambair", tmp_path)
     file = tmp_path / "net.pt2"
@@ -111,6 +114,7 @@ def test_pt2(run: Mambair, tmp_path: Path) -> None:
         assert (program.module()(x) - module(x)).abs().max() < 1e-3
 
 
+@needs_torch
 def test_refusals(run: Mambair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, weights = network("mambair", tmp_path)
     unet = tmp_path / "unet"
@@ -132,3 +136,6 @@ def test_refusals(run: Mambair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert done.status == 1
     assert "Nothing was written" in done.err
     assert not (tmp_path / "net.onnx").exists()
+    monkeypatch.setattr(exporting, "OLDEST", "99.0")
+    done = run("export", "--weights", weights, "--tile", 16, tmp_path / "net.onnx")
+    assert (done.status, "takes PyTorch 99.0 or newer" in done.err) == (2, True)

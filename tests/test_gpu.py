@@ -21,7 +21,7 @@ from mambair_cli.scan import gpu, routing
 from mambair_cli.scan import orders as paths
 
 ON_GPU = torch.cuda.is_available()
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton", minversion="3.3")  # the interpreter of older ones lacks much
 
 Interpreted = importlib.import_module("triton.runtime.interpreter").InterpretedFunction
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
