@@ -24,7 +24,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mambair_cli.scan import gpu, gpu_kernels, gpu_route
+from mambair_cli.scan import gpu, gpu_kernels, gpu_rates, gpu_route
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),  # A100
@@ -32,14 +32,14 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),  # MI300
 }
 NETWORKS = {  # states, rank, and the instructions a step may take in `states` and in `outputs`
-    "light": (10, 4, 115, 130),
-    "classic": (16, 12, 150, 175),
-    "v2-light": (8, 3, 110, 130),
-    "v2-base": (16, 22, 170, 200),
+    "light": (10, 4, 115, 140),
+    "classic": (16, 12, 155, 185),
+    "v2-light": (8, 3, 110, 140),
+    "v2-base": (16, 22, 175, 210),
 }
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
-SIZES = ("L", "T", "K", "D", "SEGMENT", "segments", "parts", "group", "key", "layer", "rows", "length")
+SIZES = ("L", "T", "K", "D", "SEGMENT", "segments", "parts", "group", "key", "layer", "rows", "length", "repeats")
 INT32 = ("orders", "visits", "starts", "category")
 FIXED = dict(SOFTPLUS=True, REVERSE=False, PER_K=False, GRAD_PER_K=False, PER_IMAGE=False, delta=None, g_delta=None)
 
@@ -74,6 +74,7 @@ def cases(network: str, target: str) -> dict[str, Case]:
     apart = scan | dict(CHUNK=None, entering=None)
     kept = scan | dict(CHUNK=gpu.CHUNK, spans=None)
     route = dict(KEYS=False, TOKENS=64, QUADS=16, WIDTH=16, ROWS=gpu_route.ROWS)
+    rate = dict(CHAINS=gpu_rates.CHAINS, BLOCK=gpu_rates.BLOCK)
     return {
         "states": Case(k.states, apart, few, loop=ends),
         "adjoints": Case(k.states, apart | dict(REVERSE=True), few, loop=ends),
@@ -84,13 +85,16 @@ def cases(network: str, target: str) -> dict[str, Case]:
         "gradients": Case(k.gradients, scan | dict(CHUNK=gpu.CHUNK, BLOCK=gpu.WIDTH), 255, 180),
         "collect": Case(k.collect, scan | dict(ROWS=gpu.ROWS), few, 2),
         "categories": Case(gpu_route.categories, route, few, 20),
+        # Four steps of 16 multiply-adds: what else is in the loop does not count.
+        "rate": Case(gpu_rates.loop, rate | dict(EXPONENTIAL=False), 64, loop=70, options=gpu.CHAIN),
+        "rate-exp": Case(gpu_rates.loop, rate | dict(EXPONENTIAL=True), 64, loop=70, options=gpu.CHAIN),
     }
 
 
 def compiled(case: Case, target: str) -> Any:
     """The kernel as Triton compiles it for that target."""
     constants = {name: value for name, value in (FIXED | case.fixed).items() if name in case.kernel.arg_names}
-    types = dict.fromkeys(SIZES, "i32") | {"key": "i64"} | dict.fromkeys(INT32, "*i32")
+    types = dict.fromkeys(SIZES, "i32") | {"key": "i64", "factor": "fp32"} | dict.fromkeys(INT32, "*i32")
     types |= dict.fromkeys(constants, "constexpr")
     signature = {name: types.get(name, "*fp32") for name in case.kernel.arg_names}
     # As torch allocates: what is pointed to begins at a multiple of 16 bytes.

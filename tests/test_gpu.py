@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from helpers.scans import BackendTests, assert_equal_to_float64, gradients, problem, relative, to32
@@ -22,8 +23,24 @@ from mambair_cli.scan import orders as paths
 
 ON_GPU = torch.cuda.is_available()
 triton = pytest.importorskip("triton", minversion="3.3")  # the interpreter of older ones lacks much
+tl = triton.language
 
 Interpreted = importlib.import_module("triton.runtime.interpreter").InterpretedFunction
+
+
+@triton.jit
+def counted(out, steps):  # type: ignore[no-untyped-def]
+    for i in range(steps):
+        tl.store(out + i, i)
+
+
+if not ON_GPU:
+    try:
+        counted[(1,)](torch.empty(3), 3)
+    except Exception as error:  # such as Triton 3.6 with numpy 2.4, which makes no number of an array of one number
+        both = f"Triton {triton.__version__} with numpy {numpy.__version__}"
+        pytest.skip(f"the interpreter of {both} does not work: {error}", allow_module_level=True)
+
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 H, W = (24, 40) if ON_GPU else (3, 4)  # the interpreter takes 50 us for a state
 
@@ -139,6 +156,16 @@ def test_softplus_to_the_last_bits() -> None:
     arguments = (torch.ones(1, 64, 1), x.view(1, 64, 1), -torch.ones(64, 1), one, one)  # hence y = dt
     y = scan.selective_scan(*(t.to(DEVICE) for t in arguments), delta_softplus=True, backend="triton").cpu()
     assert ((y.flatten().double() - exact).abs() / exact).max() <= 1e-6
+
+
+@pytest.mark.parametrize("exponential", [False, True])
+def test_loops_of_the_rates(exponential: bool) -> None:
+    """They compute what they say: x -> x / 2 + 1 tends to 2, x -> 2^-x to 0.6412."""
+    rates, out = importlib.import_module("mambair_cli.scan.gpu_rates"), torch.empty(8, device=DEVICE)
+    rates.loop[(2,)](out, 30, 0.5, EXPONENTIAL=exponential, CHAINS=2, BLOCK=4)
+    torch.testing.assert_close(
+        out.cpu(), torch.full((8,), 2 * (0.6411857 if exponential else 2.0)), rtol=1e-4, atol=0
+    )
 
 
 def test_the_trial_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

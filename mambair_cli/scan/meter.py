@@ -48,6 +48,8 @@ def measure(inputs: ScanInputs, run: Callable[[], Tensor]) -> Tensor:
     if _running is None:
         return run()
     meter = _running
+    if inputs.u.is_cuda:
+        torch.cuda.synchronize(inputs.u.device)  # what came before is not of the scan
     start = time.perf_counter()
     y = run()
     if y.is_cuda:

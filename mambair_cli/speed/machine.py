@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import statistics
 import sys
@@ -15,16 +16,16 @@ from pathlib import Path
 import torch
 
 from mambair_cli import scan
-from mambair_cli.scan import cpu
+from mambair_cli.scan import cpu, gpu
 
 
 @dataclass(frozen=True)
 class Rates:
     """What the machine can do in a second."""
 
-    exps: float  # `torch.exp` on cached data
+    exps: float  # `torch.exp` on cached data; on a GPU exponentials that touch registers only
     macs: float  # multiply-adds of a large float32 matrix product
-    peak: float  # multiply-adds that touch registers only; without the native kernel those of the product
+    peak: float  # multiply-adds that touch registers only; without the native kernels those of the product
 
     def __str__(self) -> str:
         return (
@@ -64,21 +65,29 @@ def median_seconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def measure_rates(device: torch.device) -> Rates:
-    """The machine's exp and float32 matmul rates, at the current number of threads."""
+    """The machine's exp and float32 multiply-add rates, on a CPU at the current number of threads."""
     on_gpu = device.type != "cpu"
-    # On a CPU what fits each core's cache, yet enough of it that waking the threads does not count.
-    x = -torch.rand(2**24 if on_gpu else 2**16 * torch.get_num_threads(), device=device)
     side = 4096 if on_gpu else 1024
     a, b = torch.rand(2, side, side, device=device)
-    y, c, repeats = torch.empty_like(x), torch.empty_like(a), 1 if on_gpu else 100
+    c = torch.empty_like(a)
+    macs = side**3 / median_seconds(lambda: torch.mm(a, b, out=c), device)
+    if device.type == "cuda" and not gpu.missing():
+        rates = importlib.import_module("mambair_cli.scan.gpu_rates")
+        exps, peak = (
+            rates.per_second(device, exponential, lambda run: min(seconds_of(run, device)))
+            for exponential in (True, False)
+        )
+        return Rates(exps=exps, macs=macs, peak=max(macs, peak))
+    # On a CPU what fits each core's cache, yet enough of it that waking the threads does not count.
+    x = -torch.rand(2**24 if on_gpu else 2**16 * torch.get_num_threads(), device=device)
+    y, repeats = torch.empty_like(x), 1 if on_gpu else 100
 
-    def exps() -> None:
+    def exps_of_torch() -> None:
         for _ in range(repeats):
             torch.exp(x, out=y)
 
-    macs = side**3 / median_seconds(lambda: torch.mm(a, b, out=c), device)
     peak = macs if on_gpu else max(macs, _peak(torch.get_num_threads()))
-    return Rates(exps=x.numel() * repeats / median_seconds(exps, device), macs=macs, peak=peak)
+    return Rates(exps=x.numel() * repeats / median_seconds(exps_of_torch, device), macs=macs, peak=peak)
 
 
 def _peak(threads: int) -> float:

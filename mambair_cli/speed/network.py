@@ -3,7 +3,7 @@
 The **floor** of a network is what its arithmetic would cost if nothing else did: the multiply-adds of its products,
 convolutions and attention, and those of its scans (`ScanInputs.multiply_adds`), at the rate at which the machine does
 multiply-adds in registers, measured in the same run. Nothing can be quicker, and the ratio `time / floor` can be
-compared between machines; seconds cannot. On a GPU the rate is that of a large float32 matrix product.
+compared between machines; seconds cannot. Products in half precision, on a GPU, are not bound by it.
 """
 
 from __future__ import annotations
