@@ -77,9 +77,7 @@ def test_linear() -> None:
     assert relative(result, expected) < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("window", "heads", "width", "shifted"), [(4, 2, 12, True), (8, 1, 29, False), (8, 3, 5, True)]
-)
+@pytest.mark.parametrize(("window", "heads", "width", "shifted"), [(4, 2, 12, True), (8, 1, 29, False)])
 def test_window_attention(window: int, heads: int, width: int, shifted: bool) -> None:
     qkv, table = normal(2, 2 * window, window * 3, 3 * heads * width), normal((2 * window - 1) ** 2, heads)
     shift = window // 2 if shifted else 0

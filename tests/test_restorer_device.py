@@ -73,8 +73,8 @@ def test_random_routes_are_those_of_the_tile_whatever_it_is_run_with() -> None:
     network = archs.build("mambairv2_light", **ATTENTIVE, inner_rank=4, upsampler="", upscale=1)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.2)  # fresh networks hardly show their routes
-    of, lq = spec(arch="mambairv2_light"), picture(40, 70)
-    options = {"tile": 32, "overlap": 8, "ensemble": True}
+    of, lq = spec(arch="mambairv2_light"), picture(16, 38)
+    options = {"tile": 16, "overlap": 4, "ensemble": True}
     expected = here(network, of, **options).restore(lq)
     torch.testing.assert_close(there(network, of, **options).restore(lq), expected, rtol=0, atol=1e-5)
     assert not torch.equal(here(network, of, **options, seed=1).restore(lq), expected)
