@@ -107,7 +107,7 @@ def test_sharpness_goes_with_photographs_of_any_size(run: Mambair) -> None:
         (["-m", "photo@2"], "a sharpness of 2 makes no sense"),
         (["-m", "photo@"], "a sharpness of makes no sense"),
         (["-m", "nobody@0.5"], "no model 'nobody'"),
-        (["--sharpness", "7"], "less than or equal to 1"),
+        (["--sharpness", "7"], "Invalid value for '--sharpness'"),
         (["--strength", "0.5"], "No such option"),
     ],
 )
