@@ -72,7 +72,7 @@ def convolve_gated(
 
 def pointwise(x: Tensor, module: nn.Module, norm: nn.LayerNorm | None = None) -> Tensor:
     """A 1x1 convolution, perhaps of a norm."""
-    if norm is not None and not gpu_around.in_half(x):
+    if norm is not None and not gpu_around.in_half(x) and not fused.inference(x, cast(Tensor, module.weight)):
         x, norm = norm(x), None
     return linear(x, *matrix(module), norm=norm)
 
@@ -111,8 +111,10 @@ def linear_halves(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, norm: nn.LayerNorm | None = None
 ) -> tuple[Tensor, Tensor]:
     """The two halves of a linear layer's outputs, perhaps of a norm: each contiguous (a chunk of the joint product
-    would not be), but for half precision on a GPU, which is the better off the less it has to launch."""
-    if gpu_around.in_half(x) and gpu_around.takes(x):
+    would not be), but for half precision on a GPU, which is the better off the less it has to launch, and with a norm
+    where the native product takes it in, and native operations that take slices follow."""
+    native = norm is not None and fused.inference(x, weight, bias)
+    if native or (gpu_around.in_half(x) and gpu_around.takes(x)):
         a, b = linear(x, weight, bias, norm=norm).chunk(2, dim=-1)
         return a, b
     if norm is not None:

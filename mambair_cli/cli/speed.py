@@ -24,6 +24,9 @@ Models = Annotated[
     ),
 ]
 Scan = Annotated[bool, typer.Option("--scan", help="Time the selective scan alone, on every back end.")]
+Ops = Annotated[
+    bool, typer.Option("--ops", help="Where the time goes, op by op, and what more cores make of it (CPU).")
+]
 Size = Annotated[
     list[str] | None, typer.Option(metavar="WxH", help="Input sizes. Repeat for several. Default: 64x64 to 512x512.")
 ]
@@ -40,6 +43,7 @@ def speed(
     threads: Threads = None,
     device: Device = "auto",
     json: Json = False,
+    ops: Ops = False,
 ) -> None:
     """Time models, or the scan alone, on this machine, and compare with the floor of their arithmetic.
 
@@ -50,15 +54,18 @@ def speed(
     mambair speed -m light -m base --size 256x256
     mambair speed -m light --backward           what a step of training takes
     mambair speed --scan --threads 1            the scan alone
+    mambair speed --ops -m light --size 128x128 op by op, and on 2 to 64 cores
 
     The floor is what the network's arithmetic would take at the rates measured in the same run:
     time / floor can be compared between machines, seconds cannot. GMAC are multiply-adds as papers count them.
     [bold]mambair models list[/] shows the times of this machine.
     """
-    networks_only = {"--model": model, "--weights": weights, "--size": size, "--backward": backward}
+    networks_only = {"--model": model, "--weights": weights, "--size": size, "--backward": backward, "--ops": ops}
     idle = [option for option, value in networks_only.items() if value]
     if scan and idle:
         raise UsageError(f"{idle[0]} means nothing beside --scan.", "Leave one of them out.")
+    if ops and backward:
+        raise UsageError("--ops looks at restoring, not at training.", "Leave --backward out.")
     sizes = [_size(text) for text in size or ()]
 
     from rich.console import Console
@@ -68,18 +75,22 @@ def speed(
     from mambair_cli.restoring.restorer import pick_device
 
     where = pick_device(device)
+    report: speeds.OpsReport | speeds.SpeedReport
     if scan:
         report = speeds.measure_scans(where, threads)
     else:
         specs = [zoo.find(name) for name in model or ()]
         specs = specs or [checkpoints.spec_for_file(weights) if weights else zoo.resolve("upscale")]
-        report = speeds.measure_speed(specs, sizes or speeds.DEFAULT_SIZES, where, threads, backward)
-        if threads is None and where == pick_device("auto") and not weights:  # as the other commands run
-            timings.note(report.seconds_per_megapixel)
+        if ops:
+            report = speeds.measure_all_ops(specs, sizes or [(128, 128)], where, threads)
+        else:
+            report = speeds.measure_speed(specs, sizes or speeds.DEFAULT_SIZES, where, threads, backward)
+            if threads is None and where == pick_device("auto") and not weights:  # as the other commands run
+                timings.note(report.seconds_per_megapixel)
     if json:
         print(dumps(report.document()))
     else:  # as wide as the terminal, and in a pipe as the tables need
-        Console(width=None if sys.stdout.isatty() else 120).print(report.table())
+        Console(width=None if sys.stdout.isatty() else 120).print(*report.tables(), sep="\n\n")
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cpu_kernel.hpp"
@@ -170,6 +172,17 @@ void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, A
 int scan_parts(int64_t batch, int64_t directions, int64_t channels, int threads) {
   return Plan::parts_for(batch, directions, (channels + chosen->width - 1) / chosen->width, threads);
 }
+
+// What a scan would be cut into for so many threads: what can run at a time, and how often it goes through the sequence.
+std::tuple<int, int> scan_tasks(int batch, int directions, int steps, int channels, int threads) {
+  Scan s{};
+  s.batch = batch, s.directions = directions, s.steps = steps, s.channels = channels;
+  const Plan plan(s, chosen->width, scan_parts(batch, directions, channels, threads), threads);
+  const int chains = batch * plan.parts * plan.groups;
+  return plan.at_once ? std::tuple{chains * plan.pieces, 2} : std::tuple{chains, 1};
+}
+
+int last_tasks() { return parallel::last; }
 
 // Gradients of everything, float32 and zeroed by the caller. g_u (halves, ...), g_proj (groups, ...) and the parameters'
 // (batch, ...) have one copy for each set of tasks that would otherwise write to the same place: a half of the
@@ -380,6 +393,8 @@ NB_MODULE(_cpu, m) {
   m.attr("MAX_RANK") = MAX_RANK;
   m.def("kept_size", &kept_size);
   m.def("scan_parts", &scan_parts);
+  m.def("scan_tasks", &scan_tasks);
+  m.def("last_tasks", &last_tasks, "What the last call from this thread was cut into.");
   m.def("forward", &forward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
         nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg());
   m.def("backward", &backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),

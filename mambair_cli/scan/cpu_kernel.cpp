@@ -10,8 +10,6 @@
 namespace MAMBAIR_ISA {
 namespace {
 
-constexpr int AHEAD = 12;  // steps of prefetch: an order may jump a row of the image at every step
-
 // Parameters of one direction for one block of channels, transposed to one vector per state or rank.
 struct Block {
   int lanes;

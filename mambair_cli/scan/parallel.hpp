@@ -34,6 +34,8 @@ inline GompParallel find_gomp() {
 #endif
 }
 
+inline thread_local int last = 0;  // tasks that this thread had done by `run` at last
+
 // Calls task(0) .. task(count - 1), each once, on at most `threads` threads; whoever is free takes the next.
 inline void run(int count, int threads, const std::function<void(int)>& task) {
   struct Work {
@@ -46,6 +48,7 @@ inline void run(int count, int threads, const std::function<void(int)>& task) {
     }
   } work{{0}, count, task};
 
+  last = count;
   if (threads > count) threads = count;
   static const GompParallel gomp = find_gomp();
   if (threads <= 1) {

@@ -16,8 +16,10 @@ from mambair_cli.speed import op
 from mambair_cli.speed.machine import Rates, describe, measure_rates, using_threads
 from mambair_cli.speed.network import NetworkSpeed, measure_network
 from mambair_cli.speed.op import ScanSpeed, measure_scan
+from mambair_cli.speed.ops import Ops, measure_ops
 
-__all__ = ["DEFAULT_SIZES", "NetworkSpeed", "ScanSpeed", "SpeedReport", "measure_scans", "measure_speed"]
+__all__ = ["DEFAULT_SIZES", "NetworkSpeed", "OpsReport", "ScanSpeed", "SpeedReport"]
+__all__ += ["measure_all_ops", "measure_scans", "measure_speed"]
 
 LEAST_PIXELS = 128 * 128  # of an input, for its time to say something about photographs
 NETWORK_TIMES = ("scan", "floor s", "time/floor", "work/floor")
@@ -42,13 +44,68 @@ class SpeedReport:
         networks = [row for row in self.rows if isinstance(row, NetworkSpeed) and row.pixels >= LEAST_PIXELS]
         return {row.model: row.seconds / row.pixels * 1e6 for row in sorted(networks, key=lambda row: row.pixels)}
 
-    def table(self) -> Table:
+    def tables(self) -> list[Table]:
+        """What people read."""
         scans = [row for row in self.rows if isinstance(row, ScanSpeed)]
         networks = [row for row in self.rows if isinstance(row, NetworkSpeed)]
         table = _scan_table(scans) if scans else _network_table(networks)
         table.title = f"{self.machine['device']}, scan by {self.machine['scan']}"
         table.caption = f"in this run: {self.rates}"
-        return table
+        return [table]
+
+
+@dataclass(frozen=True)
+class OpsReport:
+    """Networks op by op, on one picture each."""
+
+    machine: dict[str, object]
+    rows: list[Ops]
+
+    def document(self) -> dict[str, object]:
+        """Ready for JSON: for each op its calls, seconds and floor; the speedup by cores as the model has it."""
+        return {"schema": 1, "machine": self.machine, "rows": [row.document() for row in self.rows]}
+
+    def tables(self) -> list[Table]:
+        """What people read."""
+        return [row.table() for row in self.rows]
+
+
+def measure_all_ops(
+    specs: Sequence[ModelSpec],
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+    rounds: int = 7,
+) -> OpsReport:
+    """Every model on every size (height, width), on one thread; `threads`: what is measured beside that.
+
+    Raises UsageError for sizes that a network does not take, and for devices other than the CPU.
+    """
+    cpu = torch.device(device)
+    if cpu.type != "cpu":
+        raise UsageError("The ops can be looked at on a CPU only.", "Add --device cpu.")
+    check_sizes(specs, sizes)
+    with using_threads(1):
+        rates = measure_rates(cpu)
+    with using_threads(threads):
+        rows = [
+            measure_ops(f"{spec.name}, {size[1]}x{size[0]}", network, spec.channels, size, rates, rounds)
+            for spec in specs
+            for network in [archs.build(spec.arch, **spec.kwargs).eval()]
+            for size in sizes
+        ]
+    return OpsReport(describe(cpu, rates), rows)
+
+
+def check_sizes(specs: Sequence[ModelSpec], sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise UsageError for sizes that a network does not take."""
+    for spec, size in product(specs, sizes):
+        padding = archs.find(spec.arch).padding
+        if not all(padding.takes(side) for side in size):
+            raise UsageError(
+                f"{spec.name} takes no {size[1]}x{size[0]} as it is.",
+                f"Sides are multiples of {padding.multiple}, at least {padding.minimum}.",
+            )
 
 
 def measure_speed(
@@ -63,13 +120,7 @@ def measure_speed(
     The weights are random: speed does not depend on them. Raises UsageError for sizes that a network does not take.
     """
     device = torch.device(device)
-    for spec, size in product(specs, sizes):
-        padding = archs.find(spec.arch).padding
-        if not all(padding.takes(side) for side in size):
-            raise UsageError(
-                f"{spec.name} takes no {size[1]}x{size[0]} as it is.",
-                f"Sides are multiples of {padding.multiple}, at least {padding.minimum}.",
-            )
+    check_sizes(specs, sizes)
     with using_threads(threads):
         rates = measure_rates(device)
         rows = [
