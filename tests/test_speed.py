@@ -15,10 +15,13 @@ from mambair_cli import archs, speed
 from mambair_cli.cli.app import application
 from mambair_cli.errors import UsageError
 from mambair_cli.models import timings, zoo
+from mambair_cli.scan import cpu
 from mambair_cli.speed import measure_network, op
 from mambair_cli.speed.machine import Rates
+from mambair_cli.speed.ops import measure_ops
 
 KWARGS = dict(embed_dim=32, depths=[1], d_state=8, mlp_ratio=1.0, upscale=2, upsampler="pixelshuffledirect")
+needs_kernel = pytest.mark.skipif(bool(cpu.missing), reason=f"native kernel {cpu.missing}")
 
 
 def test_counts_are_those_of_the_network() -> None:
@@ -169,3 +172,35 @@ def test_scan_reports(monkeypatch) -> None:
     rows = json.loads(result.stdout)["rows"]
     assert {"torch"} <= {row["backend"] for row in rows}
     assert all(row["forward"] > 0 and row["backward"] > 0 for row in rows)
+
+
+@needs_kernel
+def test_ops_are_those_of_the_network() -> None:
+    kwargs = KWARGS | {"depths": [2]}
+    network = archs.build("mambair", **kwargs).eval()
+    rates = Rates(exps=1e9, macs=1e9, peak=1e9)
+    whole = measure_network("tiny", network, 3, (48, 64), rates)
+    ops = measure_ops("tiny", network, 3, (48, 64), rates, rounds=2)
+    calls = dict(ops.groups)
+    assert len(calls["scan"]) == 2
+    assert calls["scan"][0].tasks in (8, 16, 32), "four directions, blocks of 16, 8 or 4 channels"
+    assert sum(c.macs for c in calls["scan"]) == whole.scan_macs
+    # The pooled vectors of the channel attention are products of torch; nothing else is left out.
+    assert ops.floor(ops.calls) == pytest.approx(whole.floor, rel=0.01)
+    assert ops.bound(ops.calls) > 0
+    assert 1 <= ops.speedup(2) <= 2
+    assert ops.speedup(8) <= ops.speedup(64) <= 64
+    assert ops.speedup(64) <= ops.seconds / ops.between if ops.between else True
+
+
+@needs_kernel
+def test_ops_on_the_command_line() -> None:
+    arguments = ["speed", "--ops", "-m", "mambairv2-light-x2", "--size", "16x16", "--threads", "1"]
+    (row,) = json.loads(CliRunner().invoke(application(), [*arguments, "--json"]).stdout)["rows"]
+    assert {"scan", "linear", "window attention", "random routes"} <= {op["op"] for op in row["ops"]}
+    assert set(row["speedup_by_cores"]) == {"2", "8", "16", "64"}
+    printed = CliRunner().invoke(application(), arguments).stdout
+    assert "time / floor" in printed
+    assert "window attention" in printed
+    refused = CliRunner().invoke(application(), ["speed", "--ops", "--scan"])
+    assert isinstance(refused.exception, UsageError)

@@ -90,7 +90,9 @@ class ScanInputs(NamedTuple):
         parameter = torch.float64 if kind == torch.float64 else torch.float32
 
         def as_type(t: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-            return None if t is None else t.to(dtype).contiguous()
+            if t is None or (t.dtype is dtype and t.is_contiguous()):  # torch takes longer to do nothing
+                return t
+            return t.to(dtype).contiguous()
 
         orders = None if self.orders is None else self.orders.to(self.u.device, torch.int32).contiguous()
         A = self.A.to(parameter).contiguous()

@@ -1,7 +1,6 @@
 // Python's door to the CPU kernels: choice of instruction set, division of the work, nothing else.
 // Shapes and dtypes are checked in cpu.py; here arrays are trusted.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -19,10 +18,9 @@
 #include "parallel.hpp"
 #include "plan.hpp"
 #include "processor.hpp"
+#include "tensor.hpp"
 
 namespace nb = nanobind;
-using Array = nb::ndarray<nb::c_contig, nb::device::cpu>;
-using Strided = nb::ndarray<nb::device::cpu>;
 using Maybe = std::optional<Array>;
 
 namespace {
@@ -68,7 +66,7 @@ T* pointer(const Maybe& a) {
 
 template <class A>
 Dtype dtype_of(const A& a) {
-  return a.dtype().bits == 32 ? Dtype::float32 : Dtype::bfloat16;
+  return a.item == 4 ? Dtype::float32 : Dtype::bfloat16;
 }
 
 // u, delta (batch, length, channels) shared by the directions, or (batch, directions, length, channels);

@@ -38,7 +38,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *fields: Any) -> Tensor:
-        inputs = ScanInputs(*fields).each(Tensor.detach)
+        inputs = ScanInputs(*fields)
         directions, channels, states = inputs.A.shape
         batch, length = inputs.u.shape[0], inputs.length
         parts, threads = 1, torch.get_num_threads()

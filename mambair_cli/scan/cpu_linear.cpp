@@ -21,29 +21,49 @@ struct Panels {
   int width(int p) const { return begin(p + 1) - begin(p); }
 };
 
+[[gnu::noinline]] void gelu_all(vf* v, int count) {
+  for (int i = 0; i < count; i++) v[i] = gelu(v[i]);
+}
+
+// All loops over the sums are unrolled, or they would go through memory before and after the products.
 template <int WIDTH, int HEIGHT>
 void tile(const Linear& l, const float* x, int64_t x_row, int64_t row, int first) {
   const float* w = l.packed + int64_t(first) * W * l.in;
   const int column = first * W;
   vf sums[HEIGHT][WIDTH];
+#pragma GCC unroll 4
   for (int j = 0; j < WIDTH; j++) {
     const vf bias = l.bias ? load(l.bias + column + j * W, l.out - column - j * W) : vf{};
+#pragma GCC unroll 6
     for (int i = 0; i < HEIGHT; i++) sums[i][j] = bias;
   }
   for (int k = 0; k < l.in; k++, w += WIDTH * W) {
     vf panel[WIDTH];
+#pragma GCC unroll 4
     for (int j = 0; j < WIDTH; j++) panel[j] = load(w + j * W, W);
+#pragma GCC unroll 6
     for (int i = 0; i < HEIGHT; i++) {
-      const float value = x[i * x_row + k];
+      const vf value = splat(x[i * x_row + k]);
+#pragma GCC unroll 4
       for (int j = 0; j < WIDTH; j++) sums[i][j] += value * panel[j];
     }
   }
+  if (l.gelu) {
+    vf all[HEIGHT * WIDTH];
+#pragma GCC unroll 24
+    for (int i = 0; i < HEIGHT * WIDTH; i++) all[i] = sums[i / WIDTH][i % WIDTH];
+    gelu_all(all, HEIGHT * WIDTH);
+#pragma GCC unroll 24
+    for (int i = 0; i < HEIGHT * WIDTH; i++) sums[i / WIDTH][i % WIDTH] = all[i];
+  }
+#pragma GCC unroll 4
   for (int j = 0; j < WIDTH; j++) {
     const int at = column + j * W, lanes = l.out - at;
     const vf scale = l.scale ? load(l.scale + at, lanes) : vf{};
+#pragma GCC unroll 6
     for (int i = 0; i < HEIGHT; i++) {
       const int64_t place = (row + i) * l.out + at;
-      vf v = l.gelu ? gelu(sums[i][j]) : sums[i][j];
+      vf v = sums[i][j];
       if (l.add) v += load(l.add + place, lanes);
       if (l.scaled) v += scale * load(l.scaled + place, lanes);
       store(l.y + place, v, lanes);

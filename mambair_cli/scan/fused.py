@@ -22,7 +22,7 @@ def _native(x: Tensor) -> bool:
     return (
         not cpu.missing
         and not library.tracing()
-        and x.device.type == "cpu"
+        and x.is_cpu
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.stride(-1) == 1
         and x.numel() > 0
@@ -46,7 +46,7 @@ def inference(*tensors: Tensor | None) -> bool:
         and not library.tracing()
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and all(t is None or (t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() > 0) for t in tensors)
+        and all(t is None or (t.is_cpu and t.dtype is torch.float32 and t.numel() > 0) for t in tensors)
     )
 
 

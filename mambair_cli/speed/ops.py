@@ -1,8 +1,8 @@
 """Where the time of a network goes on a CPU, op by op, and what more cores would make of it.
 
 A network makes the same calls in the same order on every run. So each call counts with the shortest of its times over
-several runs, to which other work on the machine adds least, and an op with the sum of those of its calls. Times are of
-the processor, on one thread.
+several runs, to which other work on the machine adds least, and an op with the sum of those of its calls. Times are
+seconds of the processor, on one thread.
 
 The **floor** of an op is that of `speed/network.py`: its multiply-adds at the rate of the registers. Its **bound** is
 what it could not do without on this machine: the floor, or the bytes that it reads and writes at the rate of a copy,
@@ -214,18 +214,11 @@ class Ops:
         rest = [c for op, calls in self.groups[len(shown) :] for c in calls]
         for op, calls in [*shown, ("others", rest)]:
             seconds, own = sum(c.seconds for c in calls), self.floor(calls)
-            tasks = sorted({c.tasks for c in calls})
-            cells = [
-                op,
-                str(len(calls)),
-                f"{tasks[0]} to {tasks[-1]}" if len(tasks) > 1 else "".join(map(str, tasks)),
-            ]
-            cells += [
-                f"{seconds * 1e3:.1f}",
-                f"{seconds / self.seconds:.0%}",
-                f"{own * 1e3:.1f}" if own > 1e-5 else "",
-            ]
-            cells += [f"{seconds / own:.2f}" if own > 1e-5 else "", f"{self.bound(calls) * 1e3:.1f}"]
+            counts = sorted({c.tasks for c in calls})
+            cells = [op, str(len(calls)), " to ".join(str(n) for n in dict.fromkeys((*counts[:1], *counts[-1:])))]
+            cells += [f"{seconds * 1e3:.1f}", f"{seconds / self.seconds:.0%}"]
+            cells += [f"{own * 1e3:.1f}", f"{seconds / own:.2f}"] if own > 1e-5 else ["", ""]
+            cells += [f"{self.bound(calls) * 1e3:.1f}"]
             cells += [f"{sum(c.moved for c in calls) / seconds / 1e9:.0f}" if seconds else ""]
             table.add_row(*cells)
         table.add_row("between", "", "1", f"{self.between * 1e3:.1f}", f"{self.between / self.seconds:.0%}")
@@ -268,9 +261,8 @@ def measure_ops(
                     calls = [min(pair, key=lambda c: c.seconds) for pair in zip(best, calls, strict=True)]
                 best = calls
             maps = torch.rand(2, 2**20)
-            copying = (
-                2 * maps[0].nbytes / min(seconds(time.thread_time, lambda: maps[1].copy_(maps[0])) for _ in "*" * 50)
-            )
+            copies = [seconds(time.thread_time, lambda: maps[1].copy_(maps[0])) for _ in range(50)]
         finally:
             torch.set_num_threads(threads)
+    copying = 2 * maps[0].nbytes / min(copies)
     return Ops(name, best, work, rates, copying, threads, times[threads] / times[1])
