@@ -56,7 +56,10 @@ void depthwise_rows(const Depthwise& d, int b, int begin, int end) {
     for (int c = 0; c < d.channels; c += W) {
       const Filter filter(d, c);
       T* out = y + int64_t(i) * d.width * d.channels + c;
+      const T* ahead = i + d.dilation + 1 < d.height ? x + c + int64_t(i + d.dilation + 1) * d.width * d.x_row : nullptr;
       slide(x + c, d.x_row, d, i, filter.lanes, [&](int j, const vf* taps) {
+        if (ahead) __builtin_prefetch(ahead + int64_t(j) * d.x_row);
+        __builtin_prefetch(out + int64_t(d.width + j) * d.channels, 1);
         const vf t = filter(taps);
         store(out + int64_t(j) * d.channels, d.silu ? silu(t) : t, filter.lanes);
       });
