@@ -60,6 +60,8 @@ def in_half(x: Tensor) -> bool:
 def kind(x: Tensor) -> torch.dtype:
     """The type in which operators on x compute."""
     device = x.device.type
+    if device == "meta":  # which has none
+        return x.dtype
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
