@@ -102,7 +102,6 @@ class Degradation:
     role: str = "LQ"  # folder of such pictures in the sets that can be fetched; {s}: scale
     layouts: tuple[str, ...] = ()  # where else sets keep them; {s}: scale, {q}: level
     seeded: bool = False  # a benchmark draws it from the picture's name, the same every time
-    only_scale: int | None = None  # of the models that may be measured on it
     compressed: bool = False  # its small pictures went through JPEG, and so models that undo it are for such
     # --- for training ---
     ranges: str | None = None  # the table of a recipe's [data] that it takes

@@ -75,18 +75,19 @@ def _measured(name: str) -> Make:
     """A photograph made worse in a fixed way (`degradations.measured`)."""
 
     def make(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
-        from mambair_cli.degradations.measured import MEASURED
+        from mambair_cli.degradations.measured import KEPT, SHRUNK
 
-        made = MEASURED[name](_in_colour(hq), _seeded(rng))
-        return made if isinstance(made, tuple) else (made, hq)
+        colour = _in_colour(hq)
+        if name in SHRUNK:
+            return SHRUNK[name](colour, _seeded(rng), setting.scale), hq
+        return KEPT[name](colour, _seeded(rng))
 
     return make
 
 
-def _photograph(name: str, how: str, scale: int | None = None) -> Degradation:
+def _photograph(name: str, how: str, shrunk: bool = False) -> Degradation:
     words = name.replace("_", " ")
-    text = f"x{{scale}} {words}" if scale else words
-    return Degradation(name, text, _measured(name), how, seeded=True, only_scale=scale)
+    return Degradation(name, f"x{{scale}} {words}" if shrunk else words, _measured(name), how, seeded=True)
 
 
 def _seeded(rng: Rng) -> np.random.Generator:
@@ -235,10 +236,10 @@ UPSCALE = Task(
             "realistic", "x{scale}, slightly blurred, noisy and compressed", _realistic, margin=16, compressed=True
         ),
         Degradation("photo", "x{scale} of a photograph", _photo, ranges="photo", margin=16, compressed=True),
-        _photograph("web", "blur, a quarter of the side, noise of deviation 3, JPEG 80", 4),
-        _photograph("phone", "a small sensor by day at a quarter of the side, demosaiced, JPEG 90", 4),
-        _photograph("night", "the same with two fifths of the light, JPEG 88", 4),
-        _photograph("old", "a quarter of the side by averaging, JPEG 35", 4),
+        _photograph("web", "blur, bicubic, noise of deviation 3, JPEG 80", True),
+        _photograph("phone", "a small sensor by day, demosaiced, JPEG 90", True),
+        _photograph("night", "the same with two fifths of the light, JPEG 88", True),
+        _photograph("old", "shrunk by averaging, JPEG 35", True),
     ),
 )
 

@@ -85,12 +85,10 @@ def damage_for(spec: ModelSpec, wanted: Criteria = Criteria()) -> Damage:
 
 
 def _named(name: str, spec: ModelSpec) -> Degradation:
-    """A degradation of the model's task by name. Raises UsageError where there is none, or for another scale."""
+    """A degradation of the model's task by name. Raises UsageError where there is none."""
     known = {d.name: d for d in TASKS[spec.task].measured.values() if d.level is None}
     if name not in known:
         raise UsageError(f"{spec.task} has no degradation {name!r}.", f"There are: {', '.join(known)}.")
-    if known[name].only_scale not in (None, spec.scale):
-        raise UsageError(f"{name} is for x{known[name].only_scale}, and {spec.name} enlarges x{spec.scale}.")
     return known[name]
 
 

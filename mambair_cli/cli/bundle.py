@@ -45,7 +45,7 @@ def without_private(text: str) -> str:
     folders = {os.path.expanduser("~"), os.getcwd(), sys.prefix, sys.base_prefix, tempfile.gettempdir()}
     for folder in sorted(folders - {os.sep}, key=len, reverse=True):  # these may hold spaces
         text = text.replace(folder + os.sep, "/…/")
-    text = _PATH.sub("…/", text.replace("/…/", "…/"))
+    text = _PATH.sub("…/", text).replace("/…/", "…/")
     for name, shown in ((_user(), "(user)"), (platform.node().partition(".")[0], "(machine)")):
         if len(name) >= SHORTEST_NAME:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", shown, text)

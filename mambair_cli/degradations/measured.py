@@ -1,7 +1,7 @@
 """What models are measured on: photographs made worse in fixed ways, by other code than the one that training uses.
 
-`web`, `phone`, `night` and `old` shrink by 4 and return the small picture; `camera`, `camera_night` and `blotch` keep
-the size and return the picture and its truth. The same generator state gives the same picture.
+Those of `SHRUNK` return a picture made smaller by `scale`, those of `KEPT` one of the same size and its truth. The
+same generator state gives the same picture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ Linear = NDArray[np.float64]
 
 WHITE_BALANCE = np.array([2.0, 1.0, 1.6])
 DAY, NIGHT = (340.0, 2.0), (135.0, 2.5)  # electrons at white in green, and those of the readout's noise
-SHRINK = 4
 
 # Malvar, He, Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images" (ICASSP
 # 2004), in eighths: green at red or blue, red at green in a red row (in a blue row: its transpose), red at blue.
@@ -30,27 +29,27 @@ ACROSS = (
 )
 
 
-def web(hq: Bytes, rng: np.random.Generator) -> Bytes:
-    """A picture from the web: slightly blurred, a quarter of the side, noise of deviation 3, JPEG 80."""
-    soft = Image.fromarray(hq).filter(ImageFilter.GaussianBlur(1.2))
-    small = np.asarray(_small(soft, Image.Resampling.BICUBIC), np.float64)
+def web(hq: Bytes, rng: np.random.Generator, scale: int = 4) -> Bytes:
+    """A picture from the web: slightly blurred, shrunk by bicubic, noise of deviation 3, JPEG 80."""
+    soft = Image.fromarray(hq).filter(ImageFilter.GaussianBlur(0.3 * scale))
+    small = np.asarray(_small(soft, scale, Image.Resampling.BICUBIC), np.float64)
     return _jpeg(_bytes(small + 3 * rng.standard_normal(small.shape)), 80)
 
 
-def old(hq: Bytes, rng: np.random.Generator) -> Bytes:
-    """An old small JPEG: a quarter of the side by averaging, quality 35."""
-    return _jpeg(np.asarray(_small(Image.fromarray(hq), Image.Resampling.BOX)), 35)
+def old(hq: Bytes, rng: np.random.Generator, scale: int = 4) -> Bytes:
+    """An old small JPEG: shrunk by averaging, quality 35."""
+    return _jpeg(np.asarray(_small(Image.fromarray(hq), scale, Image.Resampling.BOX)), 35)
 
 
-def phone(hq: Bytes, rng: np.random.Generator) -> Bytes:
-    """A phone by day: a small sensor at a quarter of the side, developed and stored as JPEG 90."""
-    small = np.asarray(_small(Image.fromarray(hq), Image.Resampling.LANCZOS))
+def phone(hq: Bytes, rng: np.random.Generator, scale: int = 4) -> Bytes:
+    """A phone by day: a small sensor, developed and stored as JPEG 90."""
+    small = np.asarray(_small(Image.fromarray(hq), scale, Image.Resampling.LANCZOS))
     return _jpeg(_developed(_exposed(small, rng, *DAY)), 90)
 
 
-def night(hq: Bytes, rng: np.random.Generator) -> Bytes:
+def night(hq: Bytes, rng: np.random.Generator, scale: int = 4) -> Bytes:
     """A phone at night: the same with two fifths of the light, JPEG 88."""
-    small = np.asarray(_small(Image.fromarray(hq), Image.Resampling.LANCZOS))
+    small = np.asarray(_small(Image.fromarray(hq), scale, Image.Resampling.LANCZOS))
     return _jpeg(_developed(_exposed(small, rng, *NIGHT)), 88)
 
 
@@ -73,13 +72,17 @@ def blotch(hq: Bytes, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
     return _bytes(hq + 20 * noise), hq
 
 
-MEASURED: dict[str, Callable[[Bytes, np.random.Generator], Any]] = {
-    f.__name__: f for f in (web, phone, night, old, camera, camera_night, blotch)
+SHRUNK: dict[str, Callable[[Bytes, np.random.Generator, int], Bytes]] = {
+    f.__name__: f for f in (web, phone, night, old)
 }
+KEPT: dict[str, Callable[[Bytes, np.random.Generator], tuple[Bytes, Bytes]]] = {
+    f.__name__: f for f in (camera, camera_night, blotch)
+}
+MEASURED: dict[str, Callable[..., Any]] = {**SHRUNK, **KEPT}
 
 
-def _small(picture: Image.Image, how: Image.Resampling) -> Image.Image:
-    return picture.resize((picture.width // SHRINK, picture.height // SHRINK), how)
+def _small(picture: Image.Image, scale: int, how: Image.Resampling) -> Image.Image:
+    return picture.resize((picture.width // scale, picture.height // scale), how)
 
 
 def _shot(hq: Bytes, rng: np.random.Generator, light: tuple[float, float], quality: int) -> tuple[Bytes, Bytes]:

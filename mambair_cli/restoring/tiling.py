@@ -125,15 +125,15 @@ def blend(
     rows; `each` is `map` or does as it does. What is held beside the image is two rows of tiles, however tall the
     picture, and what `each` runs ahead.
     """
-    if len(rows) == len(columns) == 1:
-        yield 0, run(image, 0, 0)
-        return
 
     def tile(place: Place) -> Tensor:
         row, column = place
         return run(image[:, row.start : row.stop, column.start : column.stop], row.start, column.start)
 
     tiles = each(tile, product(rows, columns))
+    if len(rows) == len(columns) == 1:  # as it is: weights would round
+        yield 0, next(tiles)
+        return
     begun = image.new_zeros(image.shape[0], 0, columns[-1].stop * scale)
     for i, row in enumerate(rows):
         strip = image.new_zeros(image.shape[0], (row.stop - row.start) * scale, begun.shape[2])
