@@ -99,7 +99,8 @@ def test_the_command_beats_doing_nothing(
     result = np.array(Image.open(tmp_path / "hq.png"))
     gain = score(result) - score(nothing)
     if "sharp" in spec.aliases:  # trained for looks: sharper, and for that a little further from the truth
-        assert gradient_kept(result, hq, crop=4) > 1.25 * gradient_kept(nothing, hq, crop=4)
+        more = 1.25 if spec.scale == 4 else 1.1  # there is less to regain at half the side
+        assert gradient_kept(result, hq, crop=4) > more * gradient_kept(nothing, hq, crop=4)
     assert gain > (-0.5 if "sharp" in spec.aliases else 0.5)
 
 

@@ -265,7 +265,10 @@ def test_half_precision_stays_close(precision: str) -> None:
     assert 0 < (half - exact).abs().max() < 0.01
 
 
-def test_interrupt_reaches_the_caller_between_tiles() -> None:
+def test_interrupt_reaches_the_caller_between_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tile at a time, as with one thread; tests/test_abreast.py has several."""
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+
     def stop(done: int, total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt

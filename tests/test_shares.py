@@ -93,9 +93,11 @@ def test_sharpness_mixes_the_weights_of_two_networks(run: Mambair) -> None:
 
 def test_sharpness_goes_with_photographs_of_any_size(run: Mambair) -> None:
     twice = json.loads(run("upscale", "-n", "--json", "-s", 2, "--sharpness", 0.5, "a.png").out)
-    assert (twice["model"], twice["resampled"], twice["output_size"]) == ("tiny-x4-photo@0.5", True, [122, 94])
+    assert (twice["model"], twice["resampled"], twice["output_size"]) == ("tiny-x2-photo@0.5", False, [122, 94])
+    thrice = json.loads(run("upscale", "-n", "--json", "-s", 3, "--sharpness", 0.5, "a.jpg").out)
+    assert (thrice["model"], thrice["resampled"], thrice["output_size"]) == ("tiny-x4-photo@0.5", True, [183, 141])
     eight = json.loads(run("upscale", "-n", "--json", "-s", 8, "--sharpness", 0.5, "a.jpg").out)
-    assert eight["model"] == "tiny-x4-photo@0.5 + tiny-x2"
+    assert eight["model"] == "tiny-x2-photo@0.5 + tiny-x4"
 
 
 @pytest.mark.parametrize(
