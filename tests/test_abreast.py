@@ -45,11 +45,12 @@ def test_pixels_do_not_depend_on_the_threads(arch: str, scale: int) -> None:
 
 
 class Endless(Nearest):
-    """Black tiles come back once four tiles run; others never do by themselves."""
+    """Black tiles come back once four tiles run; others go from module to module for ever."""
 
     def __init__(self) -> None:
         super().__init__()
         self.running, self.calls, self.others = set[int](), count(), threading.Barrier(4, timeout=60)
+        self.step = torch.nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         call = next(self.calls)
@@ -58,6 +59,7 @@ class Endless(Nearest):
             self.others.wait()
             while x.any():
                 time.sleep(0.01)
+                x = self.step(x)
             return super().forward(x)
         finally:
             self.running.discard(call)
@@ -76,6 +78,44 @@ def test_who_leaves_leaves_nothing_running() -> None:
     assert torch.get_num_threads() == 4
     lq = picture(40, 70)
     torch.testing.assert_close(Restorer(spec(), Nearest(), tile=32).restore(lq), lq)
+
+
+def test_tiles_of_those_who_left_end_silently_wherever_they_are(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One before its next module, one past its last: neither is stopped at any other place, nor says anything."""
+    died, begun, left, ends = list[object](), threading.Barrier(3, timeout=60), threading.Event(), list[str]()
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    module = torch.nn.Identity()
+    abreast.make_endable(module)
+    abreast.make_endable(module)
+    assert len(module._forward_pre_hooks) == 1
+
+    def run(job: str) -> str:
+        if job == "first":
+            return job
+        begun.wait()
+        left.wait(60)
+        if job == "before its next module":
+            module(torch.zeros(1))
+        ends.append(job)
+        return job
+
+    results = abreast.side_by_side(2)(run, ["first", "before its next module", "past its last module", "not begun"])
+    before = set(threading.enumerate())
+    assert next(results) == "first"
+    workers = set(threading.enumerate()) - before
+    begun.wait()
+    results.close()
+    left.set()
+    for worker in workers:
+        worker.join(60)
+        assert not worker.is_alive()
+    assert ends == ["past its last module"]
+    assert not died
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+    assert torch.equal(module(torch.ones(1)), torch.ones(1)), "others are not ended"
 
 
 def test_memory_bounds_the_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ So several run at once and the threads are divided among them. What a tile becom
 
 from __future__ import annotations
 
-import ctypes
 import math
 import threading
 from collections import deque
@@ -15,14 +14,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 T = TypeVar("T")
 Mapper = Callable[[Callable[[T], Any], Iterable[T]], Iterator[Any]]  # like `map`
 ALONE = 0.1  # share of a tile's time that more threads do not shorten, roughly; `mambair speed --ops` has it exactly
 
 
+_here = threading.local()  # .left: the event of those whose tile this thread is at
+
+
 class _Left(BaseException):
     """Ends a tile that nobody waits for any more."""
+
+
+def make_endable(network: nn.Module) -> None:
+    """From now on a tile that nobody waits for ends where the network comes to its next module."""
+    for module in network.modules():
+        if _end_if_left not in module._forward_pre_hooks.values():
+            module.register_forward_pre_hook(_end_if_left)
+
+
+def _end_if_left(module: nn.Module, inputs: object) -> None:
+    if torch.compiler.is_compiling():  # which takes no thread's own values
+        return
+    left: threading.Event | None = getattr(_here, "left", None)
+    if left is not None and left.is_set():
+        raise _Left
 
 
 def how_many(tiles: int, threads: int, room: int) -> int:
@@ -41,7 +59,8 @@ def side_by_side(at_once: int) -> Callable[[Callable[[T], Any], Iterable[T]], Ge
     """`map`, where `at_once` calls run at a time in threads that share those of torch.
 
     Nothing starts before the results are asked for, and at most twice `at_once` are begun and not fetched. Leaving
-    the iterator, by an exception too, ends the calls that still run at their next step.
+    the iterator, by an exception too, ends the calls that still run as soon as they reach a module of a network that
+    is endable; who leaves does not wait for them.
     """
     if at_once == 1:
         return lambda run, jobs: (run(job) for job in jobs)
@@ -49,26 +68,22 @@ def side_by_side(at_once: int) -> Callable[[Callable[[T], Any], Iterable[T]], Ge
 
 
 def _in_order(run: Callable[[T], Any], jobs: Iterable[T], at_once: int) -> Generator[Any, None, None]:
-    threads, at_work = torch.get_num_threads(), set[int]()
-    pool = ThreadPoolExecutor(at_once, "tile", torch.set_num_threads, (threads // at_once,))
+    threads, left = torch.get_num_threads(), threading.Event()
     begun: deque[Future[Any]] = deque()
 
-    def work(job: T) -> Any:
-        at_work.add(threading.get_ident())
-        try:
-            return run(job)
-        finally:
-            at_work.discard(threading.get_ident())
+    def prepare() -> None:
+        torch.set_num_threads(threads // at_once)
+        _here.left = left
 
+    pool = ThreadPoolExecutor(at_once, "tile", prepare)
     try:
         for job in jobs:
             if len(begun) == 2 * at_once:
                 yield begun.popleft().result()
-            begun.append(pool.submit(work, job))
+            begun.append(pool.submit(run, job))
         while begun:
             yield begun.popleft().result()
     finally:
+        left.set()
         pool.shutdown(wait=False, cancel_futures=True)
-        for thread in tuple(at_work):
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(_Left))
         torch.set_num_threads(threads)  # it is also what threads begin with that come later

@@ -130,6 +130,8 @@ class Restorer:
         self.network = network.eval().to(self.device)
         self.architecture = archs.find(spec.arch)
         self.link = link_to(self.device)
+        if self.device.type == "cpu":
+            abreast.make_endable(network)
         self.graphs = Graphs()
         self.generator = torch.Generator() if self.architecture.random else None
         if self.generator is not None:
