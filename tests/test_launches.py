@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from helpers.launches import as_on_a_gpu, network
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from mambair_cli import archs, scan
-from mambair_cli.archs import mambairv2
-from mambair_cli.models import zoo
-from mambair_cli.scan import fused, gpu, gpu_around
 
 FREE = tuple(f"aten::{name}" for name in ("empty", "new_empty", "empty_like", "_unsafe_view", "detach", "lift_fresh"))
 
@@ -33,55 +26,16 @@ class Launches(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class Kernels:
-    """Triton kernels that do nothing but being counted."""
-
-    def __init__(self, names: Counter[str]) -> None:
-        self.names = names
-
-    def __getattr__(self, kernel: str) -> Any:
-        return _Kernel(lambda: self.names.update([kernel]))
-
-
-@dataclasses.dataclass
-class _Kernel:
-    count: Callable[[], None]
-
-    def __getitem__(self, grid: object) -> Callable[..., None]:
-        return lambda *arguments, **options: self.count()
-
-
 def launches(name: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Of the network with one group of so many blocks; the second picture, when weights have been cast."""
     counted = Launches()
-    here = dataclasses.replace(gpu.BACKEND, device="cpu", missing=lambda: "")
-    monkeypatch.setitem(scan.BACKENDS, "triton", here)
-    monkeypatch.setenv("MAMBAIR_SCAN", "triton")
-    for module in (gpu, gpu_around):
-        monkeypatch.setattr(module, "_kernels", lambda: Kernels(counted.names))
-    monkeypatch.setattr(gpu, "_programs_at_once", lambda device: 20 * 132, raising=False)
-    monkeypatch.setattr(gpu_around, "takes", lambda *tensors: True)
-    for native in ("_native", "inference"):
-        monkeypatch.setattr(fused, native, lambda *tensors: False)
-
-    category = torch.zeros(1, 1, dtype=torch.int32)
-
-    def draw(logits: Tensor, key: object, layer: int) -> Tensor:
-        counted.names["categories"] += 1
-        return category.expand(logits.shape[:-1])
-
-    monkeypatch.setattr(mambairv2, "draw", draw)
-    monkeypatch.setattr("mambair_cli.scan.cpu.missing", "it is a GPU")
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    spec = zoo.find(name)
-    heads = {"num_heads": spec.kwargs["num_heads"][:1]} if "num_heads" in spec.kwargs else {}
-    network = archs.build(spec.arch, **spec.kwargs | heads | {"depths": [depth]}).eval()
-    x = torch.zeros(1, 3, 32, 32)
+    as_on_a_gpu(lambda launch: counted.names.update([launch.kernel]), monkeypatch)
+    module, x = network(name, depth), torch.zeros(1, 3, 32, 32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        network(x)
+        module(x)
         counted.names.clear()
         with counted:
-            network(x)
+            module(x)
     return counted.names
 
 

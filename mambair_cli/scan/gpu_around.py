@@ -200,8 +200,9 @@ def window_attention(qkv: Tensor, table: Tensor, window: int, shift: int, far: f
     qkv = qkv.to(kind(qkv)).contiguous()
     out = torch.empty(*qkv.shape[:3], channels, dtype=qkv.dtype, device=qkv.device)
     head = channels // heads
-    keys = min(BLOCK, window * window)
-    queries = keys if qkv.dtype in HALVES else max(16, keys // 2)
+    together = min(BLOCK, window * window)
+    queries = together if qkv.dtype in HALVES else max(16, together // 2)
+    keys = min(32, together) if torch.version.hip else together  # AMD spills with more
     programs = images * (height // window) * (width // window) * (window * window // queries)
     with torch.cuda.device_of(qkv):
         _kernels().attention[(programs, heads)](

@@ -13,6 +13,9 @@ SIGMOID = tl.constexpr(2)
 GELU = tl.constexpr(3)
 RELU = tl.constexpr(4)
 
+# A new size of picture must not compile anything.
+kernel = triton.jit(do_not_specialize=["rows", "pixels", "H", "W", "shift"])
+
 
 @triton.jit
 def _activated(x, ACTIVATION: tl.constexpr):
@@ -27,7 +30,7 @@ def _activated(x, ACTIVATION: tl.constexpr):
     return x
 
 
-@triton.jit
+@kernel
 def norm_gate(
     y, z, weight, bias, out, rows, y_row, z_row, eps, C: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr
 ):
@@ -44,7 +47,7 @@ def norm_gate(
     tl.store(out + row * C + c, x.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def depthwise(
     x,
     taps,
@@ -87,7 +90,7 @@ def depthwise(
     tl.store(out + p[:, None] * C + c, total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def linear(
     x,
     norm_weight,
@@ -151,7 +154,7 @@ def linear(
     tl.store(y + m * N + n, total.to(y.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def attention(
     qkv,
     table,
