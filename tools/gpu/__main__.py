@@ -1,31 +1,39 @@
 """Does the GPU path work, and how fast is it? All checks and timings, written to docs/gpu.md: `make gpu`.
 
-    python tools/gpu [--out docs/gpu.md] [--minutes 7.5] [--only checks,op]
+    python tools/gpu [--out docs/gpu.md] [--minutes 7.5] [--only scan,op]
     python tools/gpu --dry-run --out FILE     no GPU: tiny shapes on the CPU, kernels in Triton's interpreter
 
-Every part stands on its own: one that fails is reported, and the rest goes on. Exit status: 0, 1 if a check failed or
-a part broke, 3 where there is no GPU.
+Every part is a process of its own with a time limit: one that fails, hangs or takes the driver down is reported, and
+the rest goes on. Checks run side by side, which also compiles what is timed later; then what is timed runs alone. The
+page is written anew after every part. Exit status: 0, 1 if a check failed or a part broke, 3 where there is no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
+import tempfile
 import time
-import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from findings import Findings
+
 NO_GPU = 3
+ENOUGH = 10  # seconds that must be left for a part to begin
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--out", type=Path, help="the page to write (default: only print)")
-    options.add_argument("--minutes", type=float, default=7.5, help="a part that has no time left is left out")
-    options.add_argument("--only", default="", help="names of parts, with commas between")
-    options.add_argument("--dry-run", action="store_true")
-    args = options.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="the page to write (default: only print)")
+    parser.add_argument("--minutes", type=float, default=7.5, help="a part that has no time left is left out")
+    parser.add_argument("--only", default="", help="names of parts, or how they begin, with commas between")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--part", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)  # what a process does
+    args = parser.parse_args()
+    end = time.monotonic() + 60 * args.minutes
     if args.dry_run:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
     import torch
@@ -37,41 +45,59 @@ def main() -> int:
         )
         return NO_GPU
 
-    import checks
-    import times
     from bench import Bench
+    from parts import PARTS, run_part
     from report import page
 
-    bench = Bench(torch.device("cpu" if args.dry_run else "cuda"), time.monotonic() + 60 * args.minutes)
-    parts = {
-        "environment": times.environment,
-        "checks": checks.scans,
-        "around": checks.around,
-        "restorer": checks.restorer,
-        "op": times.op,
-        "networks": times.networks,
-        "busy": times.busy,
-        "compiled": checks.compiled,
-        "large": checks.large,
-    }
-    chosen = args.only.split(",") if args.only else list(parts)
-    if unknown := [name for name in chosen if name not in parts]:
-        options.error(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")
-    for name in chosen:
-        if bench.left() < 10:
-            bench.note(f"{name}: no time was left")
-            continue
-        bench.say(f"--- {name}")
+    if args.part:
+        name, file = args.part
+        device = torch.device("cpu" if args.dry_run else "cuda")
+        run_part(name, Bench(device, end, Findings(Path(file)), small=args.dry_run))
+        return 0
+
+    chosen = args.only.split(",") if args.only else [""]
+    parts = {name: part for name, part in PARTS.items() if name.startswith(tuple(chosen))}
+    if unknown := [word for word in chosen if not any(name.startswith(word) for name in parts)]:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    findings, began = Findings(), time.monotonic()
+
+    def show() -> None:
+        if args.out:
+            args.out.write_text(page(findings, args.dry_run, time.monotonic() - began))
+
+    side_by_side = [name for name, part in parts.items() if not part.alone]
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
+        for done in as_completed([pool.submit(in_a_process, name, parts[name].limit, end) for name in side_by_side]):
+            findings.take(done.result())
+            show()
+    for name, part in parts.items():
+        if part.alone:
+            findings.take(in_a_process(name, part.limit, end))
+            show()
+    print(page(findings, args.dry_run, time.monotonic() - began))
+    return 1 if findings.failed else 0
+
+
+def in_a_process(name: str, limit: float, end: float) -> Findings:
+    """What a part finds, up to where it ends, however it ends."""
+    limit = min(limit, end - time.monotonic())
+    if limit < ENOUGH:
+        found = Findings()
+        found.note(f"{name}: no time was left")
+        return found
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "found"
+        options = ["--minutes", str(limit / 60), *(["--dry-run"] if "--dry-run" in sys.argv else [])]
+        command = [sys.executable, sys.argv[0], "--part", name, str(file), *options]
         try:
-            parts[name](bench)
-        except Exception as error:
-            bench.broke(name, error)
-            traceback.print_exc(limit=6)
-    text = page(bench)
-    if args.out:
-        args.out.write_text(text)
-    print(text)
-    return 1 if bench.failed else 0
+            status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=limit).returncode
+            ended = f"its process ended with status {status}" if status else ""
+        except subprocess.TimeoutExpired:
+            ended = f"it took more than {limit:.0f} s"
+        found = Findings.read(file)
+    if ended:
+        found.broke(name, ended)
+    return found
 
 
 if __name__ == "__main__":

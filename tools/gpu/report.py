@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from bench import Bench
+from findings import Findings
 
 HEAD = """# On a GPU
 
@@ -14,14 +14,14 @@ Written by `make gpu` (`tools/gpu`), which runs all checks and timings on a CUDA
 DRY = "\n**A dry run on a CPU: it tries the tool. The times mean nothing.**\n"
 
 
-def page(bench: Bench) -> str:
+def page(found: Findings, dry: bool, took: float) -> str:
     text = [HEAD]
-    if bench.dry:
+    if dry:
         text.append(DRY)
-    took = time.monotonic() - bench.began
     text.append(f"\nRun on {time.strftime('%Y-%m-%d')}, in {took:.0f} s.\n\n")
-    text += table([{"": name, "what": value} for name, value in bench.facts.items()])
-    if bench.targets:
+    if found.facts:
+        text += table([{"": name, "what": value} for name, value in found.facts.items()])
+    if found.targets:
         text.append("\n## Targets\n\n")
         text += table(
             [
@@ -31,18 +31,18 @@ def page(bench: Bench) -> str:
                     "wanted": f"{'at least' if target.at_least else 'at most'} {target.wanted:g} {target.unit}",
                     "met": "yes" if target.met else "**no**",
                 }
-                for target in bench.targets
+                for target in found.targets
             ]
         )
-    for name, rows in bench.tables.items():
+    for name, rows in found.tables.items():
         text.append(f"\n## {name}\n\n")
         text += table(rows)
-    if bench.checks:
-        passed = sum(check.ok for check in bench.checks)
-        text.append(f"\n## Checks\n\n{passed} of {len(bench.checks)} passed.\n\n")
-        text += table([{"check": c.name, "": "ok" if c.ok else "**failed**", "by": c.detail} for c in bench.checks])
-    if bench.notes:
-        text.append("\n## Not measured, or broken off\n\n" + "".join(f"- {note}\n" for note in bench.notes))
+    if found.checks:
+        passed = sum(check.ok for check in found.checks)
+        text.append(f"\n## Checks\n\n{passed} of {len(found.checks)} passed.\n\n")
+        text += table([{"check": c.name, "": "ok" if c.ok else "**failed**", "by": c.detail} for c in found.checks])
+    if found.notes:
+        text.append("\n## Not measured, or broken off\n\n" + "".join(f"- {note}\n" for note in found.notes))
     return "".join(text)
 
 
