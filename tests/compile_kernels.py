@@ -29,7 +29,7 @@ from helpers.launches import network as blocks_of
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mambair_cli.scan import gpu, gpu_fused, gpu_kernels, gpu_rates, gpu_route
+from mambair_cli.scan import gpu, gpu_fused, gpu_gradients, gpu_kernels, gpu_rates, gpu_route
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),  # A100
@@ -92,7 +92,7 @@ def cases(network: str, target: str) -> dict[str, Case]:
         "kept-adjoints": case(k.states, kept | dict(REVERSE=True), few),
         "chain": case(k.chain, scan | dict(AHEAD=gpu.AHEAD, BLOCK=gpu.CHAINED), few, 40, options=gpu.CHAIN),
         "outputs": case(k.outputs, scan, few, loop=outputs),
-        "gradients": case(k.gradients, scan | dict(CHUNK=gpu.CHUNK, BLOCK=gpu.WIDTH), 255, 180),
+        "gradients": case(gpu_gradients.gradients, scan | dict(CHUNK=gpu.CHUNK, BLOCK=gpu.WIDTH), 255, 180),
         "collect": case(k.collect, scan | dict(ROWS=gpu.ROWS), few, 2),
         "categories": case(gpu_route.categories, route, few, 20),
         # Four steps of 16 multiply-adds: what else is in the loop does not count.

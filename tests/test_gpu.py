@@ -244,7 +244,7 @@ class Launcher:
 def test_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     """More than 65535 paths fit into a grid, and what fills the chip is run in one pass."""
     recorder = Recorder()
-    monkeypatch.setattr(gpu, "_kernels", lambda: recorder)
+    monkeypatch.setattr(gpu, "_kernels", lambda *names: recorder)
     monkeypatch.setattr(gpu, "_programs_at_once", lambda device: 40)
     many = to32(problem(0, B=17000, K=4, R=1, N=1, D=1, L=4, T=4, pads=False, per_image=False))
     gradients("triton", {k: v.to(DEVICE) for k, v in many.items()}, True)

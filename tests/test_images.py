@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import ExifTags, Image
 
 from mambair_cli.errors import BadImage
-from mambair_cli.images import color, decode, encode, metadata
+from mambair_cli.images import color, decode, encode, headers, metadata
 from mambair_cli.images.decode import Frame, Picture, read_picture
 from mambair_cli.images.encode import Encoding
 from mambair_cli.images.formats import FORMATS
@@ -103,7 +103,7 @@ def test_ten_bit_avif_and_pictures_inside_a_jpeg_are_mentioned() -> None:
     place = data.index(b"pixi") + 9
     assert data[place : place + 3] == b"\x08\x08\x08"
     deep = data[:place] + b"\x0a\x0a\x0a" + data[place + 3 :]
-    assert decode._avif_bits(BytesIO(deep)) == 10
+    assert headers.avif_bits(BytesIO(deep)) == 10
 
 
 def test_float_grey_outside_0_to_1_is_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from inspect import signature
 from itertools import chain, groupby
@@ -35,6 +34,7 @@ from mambair_cli.cli.options import (
     Workers,
     complete_model,
 )
+from mambair_cli.cli.progress import measuring
 from mambair_cli.cli.restore import read_level
 from mambair_cli.errors import UsageError
 from mambair_cli.task import Protocol, Value
@@ -44,8 +44,7 @@ from mambair_cli.workers import engines
 if TYPE_CHECKING:
     from mambair_cli.bench.damage import Damage
     from mambair_cli.bench.datasets import Dataset
-    from mambair_cli.bench.records import Measured, Result
-    from mambair_cli.bench.run import Watcher
+    from mambair_cli.bench.records import Result
     from mambair_cli.cli.restore import MakeTeam
     from mambair_cli.console import Voice
     from mambair_cli.models.spec import ModelSpec
@@ -322,7 +321,7 @@ def _scored(
     """Another program's pictures of one set."""
     from mambair_cli.bench.results import label, score_results
 
-    with _watching(f"{label(folder)} on {pictures.name}", voice) as watcher:
+    with measuring(f"{label(folder)} on {pictures.name}", voice) as watcher:
         return score_results(folder, pictures, damage, rules, watcher=watcher, **how)
 
 
@@ -340,7 +339,7 @@ def _measure(
             work = hand.Measuring(Networks(load), spec, damage, how["perceptual"], how["blind"], how["gradient"])
             spread = hand.spread(work, make) if make else None
             folder = save / f"{pictures.name}-{damage}".replace(" ", "-") / spec.name if save else None
-            with _watching(f"{spec.name} on {pictures.name}", voice) as watcher:
+            with measuring(f"{spec.name} on {pictures.name}", voice) as watcher:
                 result = measure(restorer, pictures, damage, save=folder, watcher=watcher, spread=spread, **how)
             yield result
 
@@ -362,39 +361,6 @@ def _tell(measured: Iterable[Result], targets: Sequence[Path], json: bool) -> No
         reports.show(results, Console(highlight=False))
     if any(result.failed for result in results):
         raise typer.Exit(1)
-
-
-@contextmanager
-def _watching(title: str, voice: Voice) -> Iterator[Watcher]:
-    """Progress on stderr: a bar with the mean gain on a terminal, else a line a picture."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    from mambair_cli.bench.run import Watcher
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    gains: list[float] = []
-
-    def start(total: int, known: int) -> None:
-        bar.update(task, total=total, completed=known)
-        if known:
-            measured = f"{known} of {total} pictures were measured before"
-            voice.say(f"{title}: {measured}; --fresh measures them again", None)
-
-    def step(image: Measured) -> None:
-        if image.score:
-            gains.append(image.gain)
-            time = "" if image.seconds is None else f" in {image.seconds:.2f} s"
-            result = f"{image.score.psnr:.2f} dB ({image.gain:+.2f}){time}"
-        else:
-            result = image.error
-        if voice.plain or image.error:
-            voice.say(f"{title}: {image.name}: {result}", None)
-        mean = f" {sum(gains) / len(gains):+.2f} dB" if gains else ""
-        bar.update(task, advance=1, description=title + mean)
-
-    with voice.progress(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task(title)
-        yield Watcher(start, step)
 
 
 def _named(models: list[str], weights: Path | None) -> tuple[list[str], Path | None]:

@@ -1,11 +1,12 @@
-"""What a batch tells: people on stderr, programs on stdout."""
+"""What a batch and a measurement tell: people on stderr, programs on stdout."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from mambair_cli.console import Voice
@@ -13,6 +14,8 @@ from mambair_cli.errors import MambairError, printable
 from mambair_cli.streams import stdout_is_terminal, write_stdout
 
 if TYPE_CHECKING:
+    from mambair_cli.bench.records import Measured
+    from mambair_cli.bench.run import Watcher
     from mambair_cli.files import Job
     from mambair_cli.restoring.record import Record
 
@@ -104,3 +107,36 @@ class Reporter:
             say(f"{skipped} {there} there already, whatever settings made them: --force makes them anew", None)
         if len(self._failures) > 1:
             say("failed: " + ", ".join(record.input for record in self._failures), None)
+
+
+@contextmanager
+def measuring(title: str, voice: Voice) -> Iterator[Watcher]:
+    """Of a test set, on stderr: a bar with the mean gain on a terminal, else a line a picture."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    from mambair_cli.bench.run import Watcher
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    gains: list[float] = []
+
+    def start(total: int, known: int) -> None:
+        bar.update(task, total=total, completed=known)
+        if known:
+            measured = f"{known} of {total} pictures were measured before"
+            voice.say(f"{title}: {measured}; --fresh measures them again", None)
+
+    def step(image: Measured) -> None:
+        if image.score:
+            gains.append(image.gain)
+            time = "" if image.seconds is None else f" in {image.seconds:.2f} s"
+            result = f"{image.score.psnr:.2f} dB ({image.gain:+.2f}){time}"
+        else:
+            result = image.error
+        if voice.plain or image.error:
+            voice.say(f"{title}: {image.name}: {result}", None)
+        mean = f" {sum(gains) / len(gains):+.2f} dB" if gains else ""
+        bar.update(task, advance=1, description=title + mean)
+
+    with voice.progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task(title)
+        yield Watcher(start, step)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mambair_cli.errors import BadImage
-from mambair_cli.images import color, deep, metadata, raw, structure
+from mambair_cli.images import color, deep, headers, metadata, raw, structure
 from mambair_cli.images.color import Array
 from mambair_cli.images.formats import FORMATS, MAX_PIXELS, MAX_RESULT_PIXELS, VIDEO_SUFFIXES
 from mambair_cli.images.metadata import Metadata
@@ -267,8 +267,8 @@ def _notes(file: IO[bytes], image: Image.Image) -> Iterator[str]:
         yield "16-bit grey: the transparent level is dropped"
     if image.format == "MPO" and getattr(image, "n_frames", 1) > 1:
         yield "the further pictures inside this JPEG (preview, depth, gain map) are left out"
-    if image.format == "AVIF" and _avif_bits(file) > 8:
-        yield f"{_avif_bits(file)}-bit AVIF is read as 8-bit"
+    if image.format == "AVIF" and headers.avif_bits(file) > 8:
+        yield f"{headers.avif_bits(file)}-bit AVIF is read as 8-bit"
     if image.info.get("bit_depth", 8) > 8:
         yield f"{image.info['bit_depth']}-bit {image.format} is read as 8-bit"
 
@@ -279,8 +279,9 @@ def _traits(file: IO[bytes], image: Image.Image) -> dict[str, Any]:
     tables = getattr(image, "quantization", None)
     return {
         "format": "JPEG" if form == "MPO" else form,
-        "jpeg_quality": jpeg_quality(tables[min(tables)]) if tables else None,
-        "lossless": form in ("PNG", "TIFF", "GIF", "BMP", "PPM") or (form == "WEBP" and _is_lossless_webp(file)),
+        "jpeg_quality": headers.jpeg_quality(tables[min(tables)]) if tables else None,
+        "lossless": form in ("PNG", "TIFF", "GIF", "BMP", "PPM")
+        or (form == "WEBP" and headers.is_lossless_webp(file)),
         "compression": info.get("compression") if form == "TIFF" else None,
         "loop": info.get("loop"),
         "default_image": bool(info.get("default_image", False)),
@@ -341,7 +342,7 @@ def _is_deep(file: IO[bytes], image: Image.Image) -> bool:
         bits = image.tag_v2.get(258, (1,))  # type: ignore[attr-defined]
         return len(bits) > 1 and max(bits) > 8
     if image.format == "PNG":
-        bit_depth, colour_type = _peek(file, 24, 2)
+        bit_depth, colour_type = headers.peek(file, 24, 2)
         return bit_depth == 16 and colour_type != 0
     if image.format == "PPM" and image.mode == "RGB" and image.tile[0].codec_name == "ppm":  # type: ignore[attr-defined]
         raise BadImage("16-bit PPM cannot be read without loss", "Convert it to a 16-bit PNG or TIFF first.")
@@ -368,48 +369,3 @@ def _read_raw(file: IO[bytes], max_pixels: int) -> Picture:
     pixels, kept = raw.develop(file, lambda size, count: _check_pixels(size, count, max_pixels))
     notes = ("camera raw: developed plainly, by the camera's white balance and without brightening",)
     return Picture((split(pixels),), "RAW", kept, notes if kept.exif else (*notes, "its metadata is dropped"))
-
-
-# --- small facts from headers ---------------------------------------------------------------------------------
-
-
-def _peek(file: IO[bytes], start: int, count: int) -> bytes:
-    place = file.tell()
-    file.seek(start)
-    data = file.read(count)
-    file.seek(place)
-    return data
-
-
-def _is_lossless_webp(file: IO[bytes]) -> bool:
-    """Whether the first picture in the RIFF container is a VP8L one."""
-    start = 12
-    while len(head := _peek(file, start, 8)) == 8:
-        if head[:4] in (b"VP8L", b"VP8 "):
-            return head[:4] == b"VP8L"
-        size = int.from_bytes(head[4:], "little")
-        start += 24 if head[:4] == b"ANMF" else 8 + size + size % 2  # a frame's chunks lie inside its own
-    return False
-
-
-def _avif_bits(file: IO[bytes]) -> int:
-    """Bits per channel from the first `pixi` property box; 8 if there is none."""
-    _, found, rest = _peek(file, 0, 65536).partition(b"pixi")
-    return rest[5] if found and len(rest) > 5 else 8
-
-
-def jpeg_quality(table: list[int]) -> int:
-    """The libjpeg quality (1 to 100) whose luminance table is nearest to this one."""
-    distances = [np.abs(standard - np.sort(table)).sum() for standard in _standard_tables()]
-    return int(np.argmin(distances)) + 1
-
-
-@lru_cache(maxsize=1)
-def _standard_tables() -> list[Array]:
-    tables = []
-    for quality in range(1, 101):
-        stream = BytesIO()
-        Image.new("L", (8, 8)).save(stream, "JPEG", quality=quality)
-        with Image.open(stream) as image:
-            tables.append(np.sort(image.quantization[0]))  # type: ignore[attr-defined]
-    return tables

@@ -45,8 +45,8 @@ def _empty(*shape: int, like: Tensor) -> Tensor:
     return torch.empty(*shape, dtype=torch.float32, device=like.device)
 
 
-def _kernels() -> Any:
-    return importlib.import_module("mambair_cli.scan.gpu_kernels")  # and with it Triton, which not everybody has
+def _kernels(module: str = "gpu_kernels") -> Any:
+    return importlib.import_module(f"mambair_cli.scan.{module}")  # and with it Triton, which not everybody has
 
 
 def _pieces(count: int, size: int) -> int:
@@ -253,7 +253,7 @@ class _Scan(torch.autograd.Function):
         g_delta = None if delta is None else _empty(*delta.shape, like=u)
         g_proj = _empty(_pieces(D, WIDTH), path.paths, T, R + 2 * N, like=u)
         g_parameters = _empty(images, K, chunks, N + R + 2, D, like=u)
-        _kernels().gradients[path.grid(chunks, WIDTH)](
+        _kernels("gpu_gradients").gradients[path.grid(chunks, WIDTH)](
             *(u, *inputs, skip, grad, states, adjoints, g_u, g_delta, g_proj, g_parameters),
             **dict(PER_K=path.per_direction(u), GRAD_PER_K=path.per_direction(grad), **ctx.sizes),
             **dict(CHUNK=CHUNK, BLOCK=WIDTH, **ONE_WARP),

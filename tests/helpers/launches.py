@@ -48,7 +48,7 @@ def as_on_a_gpu(note: Callable[[Launch], object], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(scan.BACKENDS, "triton", here)
     monkeypatch.setenv("MAMBAIR_SCAN", "triton")
     for module in (gpu, gpu_around):
-        monkeypatch.setattr(module, "_kernels", lambda: Kernels(note))
+        monkeypatch.setattr(module, "_kernels", lambda *names: Kernels(note))
     monkeypatch.setattr(gpu, "_programs_at_once", lambda device: 20 * 132, raising=False)
     monkeypatch.setattr(gpu_around, "takes", lambda *tensors: True)
     for native in ("_native", "inference"):
