@@ -11,7 +11,8 @@ from torch import Tensor
 from mambair_cli import archs, scan
 from mambair_cli.scan import routing
 
-ATTENTIVE = {"embed_dim": 24, "depths": [1], "num_heads": [2], "window_size": 8, "d_state": 4, "num_tokens": 8}
+# Two blocks: the windows of the second are shifted.
+ATTENTIVE = {"embed_dim": 24, "depths": [2], "num_heads": [2], "window_size": 8, "d_state": 4, "num_tokens": 8}
 SMALL: dict[str, dict[str, Any]] = {
     "mambair": {"embed_dim": 30, "depths": [1], "d_state": 4, "upscale": 2, "upsampler": "pixelshuffledirect"},
     "mambairv2_light": {**ATTENTIVE, "inner_rank": 4, "upscale": 2, "upsampler": "pixelshuffledirect"},
@@ -28,7 +29,7 @@ def picture(height: int, width: int) -> Tensor:
 
 
 def test_a_network_compiles_whole() -> None:
-    """One that draws its routes, from torch's generator, anew in every call; `tools/gpu.py` compiles them all."""
+    """One that draws its routes, from torch's generator, anew in every call; `tools/gpu` compiles more."""
     module, x = network("mambairv2_light"), picture(16, 16)
     compiled = torch.compile(module, fullgraph=True, backend="eager")
     with torch.no_grad():

@@ -20,18 +20,27 @@ def relative_position_index(window: int) -> Tensor:
     return dy * (2 * window - 1) + dx
 
 
-@lru_cache(maxsize=8)
 def shift_mask(window: int, last_row: bool, last_column: bool, device: torch.device) -> Tensor:
     """(window^2, window^2): FAR between pixels of a shifted window that are no neighbours in the picture.
 
     Only windows of the last row or column hold such pixels: their second half came from the other side.
     """
+    make = _mask if torch.compiler.is_dynamo_compiling() else _kept_mask
+    return make(window, last_row, last_column, device)
+
+
+@lru_cache(maxsize=8)
+def _kept_mask(window: int, last_row: bool, last_column: bool, device: torch.device) -> Tensor:
     with library.lasting():
-        wrapped = torch.arange(window, device=device) >= window - window // 2
-        row = wrapped & last_row
-        column = wrapped & last_column
-        region = (2 * row[:, None] + column).flatten()
-        return (region[:, None] != region) * FAR
+        return _mask(window, last_row, last_column, device)
+
+
+def _mask(window: int, last_row: bool, last_column: bool, device: torch.device) -> Tensor:
+    wrapped = torch.arange(window, device=device) >= window - window // 2
+    row = wrapped & last_row
+    column = wrapped & last_column
+    region = (2 * row[:, None] + column).flatten()
+    return (region[:, None] != region) * FAR
 
 
 def window_attention(qkv: Tensor, table: Tensor, index: Tensor, window: int, shift: int) -> Tensor:

@@ -219,7 +219,8 @@ def compiled(bench: Bench, arch: str) -> None:
 
 
 DEPTHS = {"num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1}
-ATTENTIVE = {"embed_dim": 24, "depths": [1], "num_heads": [2], "window_size": 8, "d_state": 4, "num_tokens": 8}
+# Two blocks: the windows of the second are shifted.
+ATTENTIVE = {"embed_dim": 24, "depths": [2], "num_heads": [2], "window_size": 8, "d_state": 4, "num_tokens": 8}
 LIGHT = {"embed_dim": 30, "depths": [1], "d_state": 4, "upscale": 2, "upsampler": "pixelshuffledirect"}
 SMALL: dict[str, dict[str, Any]] = {
     "mambair": LIGHT,
