@@ -137,11 +137,11 @@ def test_a_part_that_fails_hangs_or_dies_loses_nothing(
     monkeypatch.setattr(sys, "argv", [str(script)])
     main["in_a_process"].__globals__["ENOUGH"] = 0
     for name, limit, why in (("dies", 50.0, "status -6"), ("hangs", 1.0, "more than 1 s")):
-        got = main["in_a_process"](name, limit, time.monotonic() + 60)
+        got = main["in_a_process"](name, limit, time.monotonic() + 60, 1)
         assert [check.name for check in got.checks] == ["before"]
         assert got.failed
         assert why in got.notes[0]
-    late = main["in_a_process"]("late", 50, time.monotonic() - 1)
+    late = main["in_a_process"]("late", 50, time.monotonic() - 1, 1)
     assert late.notes == ["late: no time was left"]
 
 

@@ -23,6 +23,7 @@ from findings import Findings
 
 NO_GPU = 3
 ENOUGH = 10  # seconds that must be left for a part to begin
+THREADS = 2  # of each of the parts that run side by side
 
 
 def main() -> int:
@@ -58,27 +59,32 @@ def main() -> int:
     chosen = args.only.split(",") if args.only else [""]
     parts = {name: part for name, part in PARTS.items() if name.startswith(tuple(chosen))}
     if unknown := [word for word in chosen if not any(name.startswith(word) for name in parts)]:
-        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+        parser.error(f"no such part: {', '.join(unknown)}; there are {'; '.join(PARTS)}")
     findings, began = Findings(), time.monotonic()
 
     def show() -> None:
         if args.out:
             args.out.write_text(page(findings, args.dry_run, time.monotonic() - began))
 
-    side_by_side = [name for name, part in parts.items() if not part.alone]
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
-        for done in as_completed([pool.submit(in_a_process, name, parts[name].limit, end) for name in side_by_side]):
+    cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(max(1, cores // THREADS)) as pool:
+        checks = [
+            pool.submit(in_a_process, name, part.limit, end, min(THREADS, cores))
+            for name, part in parts.items()
+            if not part.alone
+        ]
+        for done in as_completed(checks):
             findings.take(done.result())
             show()
     for name, part in parts.items():
         if part.alone:
-            findings.take(in_a_process(name, part.limit, end))
+            findings.take(in_a_process(name, part.limit, end, cores))
             show()
     print(page(findings, args.dry_run, time.monotonic() - began))
     return 1 if findings.failed else 0
 
 
-def in_a_process(name: str, limit: float, end: float) -> Findings:
+def in_a_process(name: str, limit: float, end: float, threads: int) -> Findings:
     """What a part finds, up to where it ends, however it ends."""
     limit = min(limit, end - time.monotonic())
     if limit < ENOUGH:
@@ -89,9 +95,10 @@ def in_a_process(name: str, limit: float, end: float) -> Findings:
         file = Path(folder) / "found"
         options = ["--minutes", str(limit / 60), *(["--dry-run"] if "--dry-run" in sys.argv else [])]
         command = [sys.executable, sys.argv[0], "--part", name, str(file), *options]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
         try:
-            status = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=limit).returncode
-            ended = f"its process ended with status {status}" if status else ""
+            ran = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, stdout=sys.stderr, timeout=limit)
+            ended = f"its process ended with status {ran.returncode}" if ran.returncode else ""
         except subprocess.TimeoutExpired:
             ended = f"it took more than {limit:.0f} s"
         found = Findings.read(file)

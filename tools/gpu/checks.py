@@ -84,7 +84,7 @@ CASES: dict[str, dict[str, Any]] = {  # `cross`: the four paths of MambaIR; else
     "classic": dict(B=2, K=4, R=12, N=16, D=360, T=HEIGHT * WIDTH, cross=True),
     "v2-light": dict(B=3, K=1, R=3, N=8, D=48, T=HEIGHT * WIDTH),
     "v2-base": dict(B=3, K=1, R=22, N=16, D=348, T=HEIGHT * WIDTH),
-    "pads, visited twice or never": dict(B=2, K=2, R=5, N=7, D=33, T=2245, pads=True),
+    "pads and repeats": dict(B=2, K=2, R=5, N=7, D=33, T=2245, pads=True),
     "channels as positions": dict(B=2, K=2, R=6, N=16, D=4, T=48, channels=True),
     "one step": dict(B=1, K=1, R=1, N=1, D=1, T=1),
     "one more than a warp": dict(B=1, K=3, R=2, N=5, D=65, T=33),

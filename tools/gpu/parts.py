@@ -15,17 +15,17 @@ from bench import Bench
 class Part(NamedTuple):
     run: Callable[[Bench], None]
     limit: float  # seconds
-    alone: bool  # it takes times
+    alone: bool  # nothing else runs meanwhile
 
 
 PARTS = {
-    **{f"scan, {name}": Part(partial(checks.scans, name=name), 150, False) for name in checks.CASES},
+    **{f"scan {name}": Part(partial(checks.scans, name=name), 150, False) for name in checks.CASES},
     **{f"tiles of {name}": Part(partial(checks.tiles, name=name), 150, False) for name in times.NETWORKS},
     **{f"compiled {arch}": Part(partial(checks.compiled, arch=arch), 150, False) for arch in checks.SMALL},
     "streams and graphs": Part(checks.streams, 100, False),
     "around the scan": Part(checks.around, 100, False),
-    "large": Part(checks.large, 60, False),
     "environment": Part(times.environment, 60, True),
+    "large": Part(checks.large, 60, True),  # it needs most of the memory
     "op": Part(times.op, 120, True),
     "busy": Part(times.busy, 90, True),
     **{f"network {name}": Part(partial(times.networks, name=name), 100, True) for name in times.NETWORKS},
