@@ -87,9 +87,9 @@ def _example(channels: int, side: int) -> Tensor:
 
 
 def _traced(network: nn.Module, example: Tensor) -> ExportedProgram:
+    """Of a network that has run on the example: tables of paths are kept from there."""
     with standard.operators(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about itself
-        network(example)  # tables of paths are kept from here: while it is traced they would be symbols
         return torch.export.export(network, (example,), strict=False)
 
 
