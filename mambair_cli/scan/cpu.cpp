@@ -308,22 +308,16 @@ void linear(Strided x, int64_t x_row, Maybe norm_weight, Maybe norm_bias, float 
 // qkv (batch, height, width, 3 * channels), table ((2 window - 1)^2, heads): the bias by the way from key to query
 void attention(Array qkv, Array table, int window, int shift, float far, Array y, int threads) {
   const Kernels& kernel = *chosen;
-  const int heads = int(table.shape(1)), width = int(y.shape(3)) / heads, keys = window * window, span = 2 * window - 1;
+  const int heads = int(table.shape(1)), width = int(y.shape(3)) / heads, places = int(table.shape(0));
   const float log2e = 1.44269504088896341f, *from = (const float*)table.data();
   const int batch = int(y.shape(0)), rows = int(y.shape(1)) / window, columns = int(y.shape(2)) / window;
   nb::gil_scoped_release release;
-  std::vector<float> bias(size_t(heads) * keys * keys);
-  parallel::run(heads * window, threads, [&](int task) {  // a row of keys
-    const int head = task / window, key_row = task % window;
-    float* to = &bias[size_t(task) * window * keys];
-    for (int key = 0; key < window; key++)
-      for (int row = 0; row < window; row++) {
-        const float* line = from + (int64_t(row - key_row + window - 1) * span + window - 1 - key) * heads + head;
-        for (int column = 0; column < window; column++) *to++ = line[int64_t(column) * heads] * log2e;
-      }
-  });
+  const int64_t bias_head = places + kernel.width;
+  std::vector<float> bias(size_t(heads * bias_head));
+  for (int head = 0; head < heads; head++)
+    for (int at = 0; at < places; at++) bias[size_t(head * bias_head + at)] = from[int64_t(at) * heads + head] * log2e;
   const Attention a{int(y.shape(1)), int(y.shape(2)), window, shift, heads, width, (const float*)qkv.data(), bias.data(),
-                    log2e / std::sqrt(float(width)), far * log2e, (float*)y.data()};
+                    bias_head, log2e / std::sqrt(float(width)), far * log2e, (float*)y.data()};
   // All heads of a window one after the other: they share the lines of the cache that its pixels lie in.
   parallel::run(batch * heads * rows * columns, threads, [&](int task) {
     const int head = task % heads, window_at = task / heads;
@@ -359,10 +353,10 @@ void visit(Array category, int categories, Array visits, Array step_of, int thre
 }
 
 // x (batch, height, width, channels) whose pixels lie x_row apart, the partner's partner_row; taps (side * side, channels)
-void filter(Strided x, int64_t x_row, int side, Array taps, Array bias, int activation, std::optional<Strided> partner,
+void filter(Strided x, int64_t x_row, int side, int dilation, Array taps, Array bias, int activation, std::optional<Strided> partner,
             int64_t partner_row, bool product, Array y, int threads) {
   const Kernels& kernel = *chosen;
-  const Filter f{int(y.shape(0)), int(y.shape(1)), int(y.shape(2)), int(y.shape(3)), side, Activation(activation), product,
+  const Filter f{int(y.shape(0)), int(y.shape(1)), int(y.shape(2)), int(y.shape(3)), side, dilation, Activation(activation), product,
                  (const float*)x.data(), x_row, (const float*)taps.data(), (const float*)bias.data(),
                  partner ? (const float*)partner->data() : nullptr, partner_row, (float*)y.data()};
   const int band = 2, bands = (f.height + band - 1) / band;
@@ -408,7 +402,7 @@ NB_MODULE(_cpu, m) {
   m.def("route", &route);
   m.def("visit", &visit);
   m.def("multiply_adds", &multiply_adds);
-  m.def("filter", &filter, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+  m.def("filter", &filter, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
         nb::arg(), nb::arg(), nb::arg());
   m.def("norm_gate", &norm_gate, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
         nb::arg());

@@ -105,15 +105,19 @@ void depthwise_gradient(const DepthwiseBackward& g, int b, int first) {
 
 template <class T>
 void norm_gate_rows(const NormGate& g, int64_t begin, int64_t end) {
-  for (int64_t row = begin; row < end; row++) {
-    const T *y = (const T*)g.y + row * g.y_row, *z = g.z ? (const T*)g.z + row * g.z_row : nullptr;
-    T* out = (T*)g.out + row * g.channels;
-    const Moments moments(y, g.channels, g.eps);
-    for (int c = 0; c < g.channels; c += W) {
-      const int lanes = g.channels - c;
-      const vf normal = moments.normal(y + c, lanes) * load(g.weight + c, lanes) + load(g.bias + c, lanes);
-      store(out + c, z ? normal * silu(load(z + c, lanes)) : normal, lanes);
-    }
+  Moments moments[W];
+  for (; begin < end; begin += W) {
+    const int count = end - begin < W ? int(end - begin) : W;
+    const T *y = (const T*)g.y + begin * g.y_row, *z = g.z ? (const T*)g.z + begin * g.z_row : nullptr;
+    T* out = (T*)g.out + begin * g.channels;
+    find_moments(y, g.y_row, count, g.channels, g.eps, moments);
+    each_vector(g.channels, [&](int c, int lanes) {
+      const vf weight = load(g.weight + c, lanes), bias = load(g.bias + c, lanes);
+      for (int i = 0; i < count; i++) {
+        const vf normal = moments[i].normal(y + i * g.y_row + c, lanes) * weight + bias;
+        store(out + i * g.channels + c, z ? normal * silu(load(z + i * g.z_row + c, lanes)) : normal, lanes);
+      }
+    });
   }
 }
 
@@ -121,11 +125,14 @@ template <class T>
 void norm_gate_gradient(const NormGateBackward& b, int64_t begin, int64_t end, float* g_parameters) {
   const NormGate& g = b.forward;
   float *g_weight = g_parameters, *g_bias = g_parameters + g.channels;
+  Moments several[W];
   for (int64_t row = begin; row < end; row++) {
     const T *y = (const T*)g.y + row * g.y_row, *z = g.z ? (const T*)g.z + row * g.z_row : nullptr;
     const T* g_out = (const T*)b.g_out + row * g.channels;
     T *gy = (T*)b.gy + row * g.channels, *gz = z ? (T*)b.gz + row * g.channels : nullptr;
-    const Moments moments(y, g.channels, g.eps);
+    const int at = int((row - begin) % W);
+    if (!at) find_moments(y, g.y_row, end - row < W ? int(end - row) : W, g.channels, g.eps, several);
+    const Moments moments = several[at];
     vf sum_g{}, sum_gx{};  // of the gradient that reaches the normalised row, and of its product with the row
     for (int c = 0; c < g.channels; c += W) {
       const int lanes = g.channels - c;

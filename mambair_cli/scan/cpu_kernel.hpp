@@ -112,8 +112,9 @@ struct Linear {
 struct Attention {
   int image_height, image_width, window, shift, heads, width;
   const float* qkv;   // (batch, height, width, 3, heads, width)
-  const float* bias;  // (heads, keys, queries), to base 2
-  float scale, far;   // to base 2; `far` is added between pixels that only the roll brought together
+  const float* bias;  // (heads, bias_head) to base 2, by the way from key to query; padded, for vectors are read whole
+  int64_t bias_head;
+  float scale, far;  // to base 2; `far` is added between pixels that only the roll brought together
   float* y;           // (batch, height, width, heads, width)
 };
 
@@ -129,7 +130,7 @@ enum class Activation { none, silu, sigmoid, gelu };
 
 // y = activation(depthwise convolution + bias), times or plus a partner. Inference only, float32.
 struct Filter {
-  int batch, height, width, channels, side;
+  int batch, height, width, channels, side, dilation;  // dilation 1, or 2 of side 3
   Activation activation;
   bool product;
   const float* x;

@@ -1,7 +1,7 @@
 // y = f(norm(x) W^T + bias) + what is added, in one pass over the rows: the matrix products between the scans.
 // Rows are few hundred values wide, so a block of them and a panel of W stay in the first caches and nothing is ever
 // written that the next operation would only read back. Compiled once per instruction set; see CMakeLists.txt.
-#include <vector>
+#include <memory>
 
 #include "cpu_kernel.hpp"
 #include "rows.hpp"
@@ -96,12 +96,11 @@ void pack(const float* weight, int in, int out, int panel, float* packed) {
 void linear(const Linear& l, int64_t begin, int64_t end) {
   const float* x = l.x + begin * l.x_row;
   int64_t x_row = l.x_row;
-  std::vector<float> normal;
+  std::unique_ptr<float[]> normal;
   if (l.norm_weight) {
-    normal.resize(size_t((end - begin) * l.in));
-    for (int64_t i = 0; i < end - begin; i++)
-      normalise(x + i * x_row, l.in, l.eps, l.norm_weight, l.norm_bias, &normal[size_t(i * l.in)]);
-    x = normal.data();
+    normal.reset(new float[size_t((end - begin) * l.in)]);
+    normalise(x, x_row, end - begin, l.in, l.eps, l.norm_weight, l.norm_bias, normal.get());
+    x = normal.get();
     x_row = l.in;
   }
   const Panels panels(l.out);

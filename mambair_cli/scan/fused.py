@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mambair_cli.scan import cpu, gpu_around, library
+from mambair_cli.scan.kept import kept
 
 GRADIENT_BANDS = 16  # pieces of a batch whose parameter gradients are summed apart, whatever the number of threads
 
@@ -114,6 +115,10 @@ def depthwise(
     """
     if gpu_around.takes(x):
         return gpu_around.depthwise(x, weight, bias, dilation, 1 if silu else 3 if gelu else 0, None, True)
+    if inference(x, weight, bias) and dilation <= 2:
+        y = _filter(x, weight, bias, dilation=dilation, activation="silu" if silu else "gelu" if gelu else "none")
+        if y is not None:
+            return y
     if gelu:
         return F.gelu(depthwise(x, weight, bias, dilation=dilation))
     if _native(x) and x.stride(1) == x.shape[2] * x.stride(2) and x.stride(0) == x.shape[1] * x.stride(1):
@@ -156,6 +161,29 @@ ACTIVATIONS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {  # number in 
 }
 
 
+def _filter(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    partner: Tensor | None = None,
+    *,
+    dilation: int = 1,
+    activation: str,
+    product: bool = True,
+) -> Tensor | None:
+    """The native depthwise convolution, at inference; None where x or the partner do not lie as it takes them."""
+    rows, others = _rows(x), None if partner is None else _rows(partner)
+    if rows is None or (partner is not None and others is None):
+        return None
+    side, y = weight.shape[-1], torch.empty(x.shape)
+    taps = kept(weight, "taps", lambda w: w.view(-1, side * side).t().contiguous())
+    cpu._cpu.filter(
+        *(rows, rows.stride(0), side, dilation, taps, bias, ACTIVATIONS[activation][0]),
+        *(others, 0 if others is None else others.stride(0), product, y, torch.get_num_threads()),
+    )
+    return y
+
+
 def convolve_gated(
     x: Tensor, weight: Tensor, bias: Tensor, partner: Tensor, *, activation: str = "none", product: bool = True
 ) -> Tensor:
@@ -166,13 +194,8 @@ def convolve_gated(
     number, plain = ACTIVATIONS[activation]
     side = weight.shape[-1]
     if inference(x, partner, weight) and side in (3, 5, 7):
-        rows, others = _rows(x), _rows(partner)
-        if rows is not None and others is not None:
-            taps, y = weight.view(-1, side * side).t().contiguous(), torch.empty(x.shape)
-            cpu._cpu.filter(
-                *(rows, rows.stride(0), side, taps, bias, number, others, others.stride(0), product, y),
-                torch.get_num_threads(),
-            )
+        y = _filter(x, weight, bias, partner, activation=activation, product=product)
+        if y is not None:
             return y
     if gpu_around.takes(x, partner):
         return gpu_around.depthwise(x, weight, bias, 1, number, partner, product)

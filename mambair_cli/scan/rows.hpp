@@ -1,24 +1,12 @@
-// What is done to one row of channels.
+// What is done to rows of channels.
 #pragma once
 #include "simd.hpp"
 
 namespace MAMBAIR_ISA {
 
-// Mean and 1 / standard deviation of a row (biased variance, two passes).
+// Mean and 1 / standard deviation of a row.
 struct Moments {
   float mean, scale;
-
-  template <class T>
-  Moments(const T* row, int channels, float eps) {
-    vf total{}, squares{};
-    for (int c = 0; c < channels; c += W) total += load(row + c, channels - c);
-    mean = sum(total) / float(channels);
-    for (int c = 0; c < channels; c += W) {
-      const vf v = keep(load(row + c, channels - c) - mean, channels - c);
-      squares += v * v;
-    }
-    scale = 1.0f / __builtin_sqrtf(sum(squares) / float(channels) + eps);
-  }
 
   template <class T>
   vf normal(const T* at, int lanes) const {
@@ -26,11 +14,59 @@ struct Moments {
   }
 };
 
-inline void normalise(const float* row, int channels, float eps, const float* weight, const float* bias, float* out) {
-  const Moments moments(row, channels, eps);
-  for (int c = 0; c < channels; c += W) {
-    const int lanes = channels - c;
-    store(out + c, moments.normal(row + c, lanes) * load(weight + c, lanes) + load(bias + c, lanes), lanes);
+// Calls visit(channel, lanes) for each vector of a row: where lanes are W, the compiler knows it.
+template <class Visit>
+inline void each_vector(int channels, Visit visit) {
+  int c = 0;
+  for (; c + W <= channels; c += W) visit(c, W);
+  if (const int lanes = channels - c; lanes > 0) {
+    if (lanes >= W) __builtin_unreachable();
+    visit(c, lanes);
+  }
+}
+
+// Those of W rows at once or fewer, `step` apart (biased variance, two passes): what one row makes wait for the sum of
+// its lanes, the root and the division is shared, and each row gets what it would get alone.
+template <class T>
+void find_moments(const T* rows, int64_t step, int count, int channels, float eps, Moments* out) {
+  const T* at[W];
+  for (int i = 0; i < W; i++) at[i] = rows + (i < count ? i : 0) * step;
+  const vf share = splat(1.0f / float(channels));
+  float mean[W], scale[W];
+  vf totals[W], squares[W];
+  for (int i = 0; i < W; i++) totals[i] = squares[i] = vf{};
+  each_vector(channels, [&](int c, int lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) {
+      __builtin_prefetch(at[i] + c + W * step);  // of the next rows
+      totals[i] += load(at[i] + c, lanes);
+    }
+  });
+  store(mean, sums(totals) * share, W);
+  each_vector(channels, [&](int c, int lanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < W; i++) {
+      const vf v = keep(load(at[i] + c, lanes) - mean[i], lanes);
+      squares[i] += v * v;
+    }
+  });
+  store(scale, sums(squares) * share + eps, W);
+  for (int i = 0; i < W; i++) scale[i] = 1.0f / __builtin_sqrtf(scale[i]);
+  for (int i = 0; i < count; i++) out[i] = {mean[i], scale[i]};
+}
+
+// `count` rows to dense rows of LayerNorm.
+inline void normalise(const float* rows, int64_t step, int64_t count, int channels, float eps, const float* weight,
+                      const float* bias, float* out) {
+  Moments moments[W];
+  for (int64_t begin = 0; begin < count; begin += W, rows += W * step, out += W * channels) {
+    const int some = count - begin < W ? int(count - begin) : W;
+    find_moments(rows, step, some, channels, eps, moments);
+    each_vector(channels, [&](int c, int lanes) {
+      const vf by = load(weight + c, lanes), plus = load(bias + c, lanes);
+      for (int i = 0; i < some; i++)
+        store(out + i * channels + c, moments[i].normal(rows + i * step + c, lanes) * by + plus, lanes);
+    });
   }
 }
 

@@ -53,6 +53,10 @@ inline vf multiply_add(vf a, vf b, vf c) {
 }
 inline vf abs(vf a) { return (vf)((vi)a & 0x7fffffff); }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline vi first_lanes(int lanes) { return vi{0, 1, 2, 3, 4, 5, 6, 7} < lanes; }
+#endif
+
 // `lanes` < W at the last channels of a row: the other lanes read 0 and are not written.
 inline vf load(const float* p, int lanes) {
   vf v{};
@@ -62,6 +66,8 @@ inline vf load(const float* p, int lanes) {
   }
 #if defined(__AVX512F__)
   return (vf)_mm512_maskz_loadu_ps((__mmask16)((1u << lanes) - 1), p);
+#elif defined(__AVX2__)
+  return (vf)_mm256_maskload_ps(p, (__m256i)first_lanes(lanes));
 #else
   std::memcpy(&v, p, size_t(lanes) * 4);
   return v;
@@ -87,6 +93,8 @@ inline void store(float* p, vf v, int lanes) {
   }
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, (__mmask16)((1u << lanes) - 1), (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(p, (__m256i)first_lanes(lanes), (__m256)v);
 #else
   std::memcpy(p, &v, size_t(lanes) * 4);
 #endif
@@ -103,7 +111,7 @@ inline void store(bf16* p, vf v, int lanes) {  // round to nearest even
 #endif
 }
 
-// 2^x for x <= 0: 1 + x q(x) on [-1/2, 1/2], q minimax of degree 4 for (2^x - 1) / x. The relative error is
+// 2^x for x <= 0 (and below 127): 1 + x q(x) on [-1/2, 1/2], q minimax of degree 4 for (2^x - 1) / x. The relative error is
 // 1.7e-7 at the edges and far less near 0, where a slowly decaying state would add it up over many steps.
 inline vf exp2_negative(vf x) {
 #if defined(__AVX512F__)
@@ -146,19 +154,33 @@ inline vf sigmoid(vf t, vf e) {  // e = e^-|t|
   return select(t >= 0.0f, r, e * r);
 }
 
-inline vf sigmoid(vf t) { return sigmoid(t, exp2_negative(abs(t) * -LOG2E)); }
+inline vf sigmoid(vf t) {
+  t *= -LOG2E;
+#if !defined(__AVX512F__)
+  t = -max(-t, splat(-126.0f));  // there powers end in infinity
+#endif
+  return 1.0f / (exp2_negative(t) + 1.0f);
+}
 inline vf silu(vf t) { return t * sigmoid(t); }
 
-// log(x) of normal positive x: x = 2^e m, m in [sqrt(1/2), sqrt(2)); log m = 2 artanh((m - 1) / (m + 1)).
-inline vf log(vf x) {
-  const vi bits = (vi)x - 0x3f3504f3;  // of sqrt(1/2)
-  const vi e = bits >> 23;
-  const vf m = (vf)((bits & 0x7fffff) + 0x3f3504f3);
-  const vf s = (m - 1.0f) / (m + 1.0f), q = s * s;
-  vf p = q * (2.0f / 9) + 2.0f / 7;
-  p = p * q + 2.0f / 5;
-  p = p * q + 2.0f / 3;
-  return __builtin_convertvector(e, vf) * LN2 + (s + s + s * q * p);
+// log(x) of normal positive x: x = 2^e m, m in [sqrt(1/2), sqrt(2)); log m = 2 artanh((m - 1) / (m + 1)). Of several
+// vectors step by step: a processor looks not far enough ahead to work on them at once if they come one after another.
+template <int N>
+inline void logs(vf (&x)[N]) {
+  vf e[N], s[N], q[N], p[N];
+#define EACH _Pragma("GCC unroll 8") for (int i = 0; i < N; i++)
+  EACH {
+    const vi bits = (vi)x[i] - 0x3f3504f3;  // of sqrt(1/2)
+    e[i] = __builtin_convertvector(bits >> 23, vf);
+    x[i] = (vf)((bits & 0x7fffff) + 0x3f3504f3);
+  }
+  EACH s[i] = (x[i] - 1.0f) / (x[i] + 1.0f);
+  EACH q[i] = s[i] * s[i];
+  EACH p[i] = q[i] * (2.0f / 9) + 2.0f / 7;
+  EACH p[i] = p[i] * q[i] + 2.0f / 5;
+  EACH p[i] = p[i] * q[i] + 2.0f / 3;
+  EACH x[i] = e[i] * LN2 + (s[i] + s[i] + s[i] * q[i] * p[i]);
+#undef EACH
 }
 
 // x Phi(x), the exact form: Phi by 7.1.26 of Abramowitz & Stegun, within 1e-7. Written with the tail of |x|, so that
@@ -194,27 +216,80 @@ inline float sum(vf v) {
 }
 #endif
 
+// Lane i: the sum of the lanes of v[i].
+inline vf sums(const vf v[W]) {
+#if defined(__AVX512F__)
+  // by halving: 30 shuffles for 16 sums instead of 4 for each
+  __m512 x[4];
+  for (int j = 0; j < 4; j++) {
+    __m512 a = (__m512)v[j], b = (__m512)v[j + 4], c = (__m512)v[j + 8], d = (__m512)v[j + 12];
+    __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+    __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
+    x[j] = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
+  }
+  __m512 low = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+  __m512 high = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+  return (vf)_mm512_add_ps(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xEE));
+#elif defined(__AVX2__)
+  __m256 x[2];
+  for (int j = 0; j < 2; j++)
+    x[j] = _mm256_hadd_ps(_mm256_hadd_ps((__m256)v[4 * j], (__m256)v[4 * j + 1]),
+                          _mm256_hadd_ps((__m256)v[4 * j + 2], (__m256)v[4 * j + 3]));
+  return (vf)_mm256_add_ps(_mm256_permute2f128_ps(x[0], x[1], 0x20), _mm256_permute2f128_ps(x[0], x[1], 0x31));
+#else
+  vf out;
+  for (int i = 0; i < W; i++) out[i] = sum(v[i]);
+  return out;
+#endif
+}
+
+// Rows become columns, in place.
+inline void transpose(vf v[W]) {
+#if defined(__AVX512F__)
+  __m512 t[16], u[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps((__m512)v[i], (__m512)v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps((__m512)v[i], (__m512)v[i + 1]);
+  }
+  const auto low = [](__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  };
+  const auto high = [](__m512 a, __m512 b) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b)));
+  };
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    u[i] = low(t[i], t[i + 2]);
+    u[i + 1] = high(t[i], t[i + 2]);
+    u[i + 2] = low(t[i + 1], t[i + 3]);
+    u[i + 3] = high(t[i + 1], t[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const __m512 a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xDD);
+    const __m512 c = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88), d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xDD);
+    v[i] = (vf)_mm512_shuffle_f32x4(a, c, 0x88);
+    v[i + 4] = (vf)_mm512_shuffle_f32x4(b, d, 0x88);
+    v[i + 8] = (vf)_mm512_shuffle_f32x4(a, c, 0xDD);
+    v[i + 12] = (vf)_mm512_shuffle_f32x4(b, d, 0xDD);
+  }
+#else
+  float x[W][W], y[W][W];
+  std::memcpy(x, v, sizeof x);
+  for (int i = 0; i < W; i++)
+    for (int j = 0; j < W; j++) y[i][j] = x[j][i];
+  std::memcpy(v, y, sizeof y);
+#endif
+}
+
 // out[i] += sum of the lanes of v[i]
 inline void add_sums(const vf* v, int count, float* out) {
-  int i = 0;
-#if defined(__AVX512F__)
-  // sixteen at a time by halving: 30 shuffles for 16 sums instead of 4 for each
-  for (; i < count; i += 16) {
-    __m512 x[4];
-    for (int j = 0; j < 4; j++) {
-      auto row = [&](int r) { return i + r < count ? (__m512)v[i + r] : _mm512_setzero_ps(); };
-      __m512 a = row(j), b = row(j + 4), c = row(j + 8), d = row(j + 12);
-      __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
-      __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xEE));
-      x[j] = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xDD));
-    }
-    __m512 low = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
-    __m512 high = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
-    vf total = (vf)_mm512_add_ps(_mm512_shuffle_ps(low, high, 0x44), _mm512_shuffle_ps(low, high, 0xEE));
-    store(out + i, load(out + i, count - i) + total, count - i);
+  for (int i = 0; i < count; i += W) {
+    vf some[W] = {};
+    for (int j = 0; j < W && i + j < count; j++) some[j] = v[i + j];
+    store(out + i, load(out + i, count - i) + sums(some), count - i);
   }
-#endif
-  for (; i < count; i++) out[i] += sum(v[i]);
 }
 
 }  // namespace MAMBAIR_ISA
