@@ -58,7 +58,7 @@ def test_gelu_far_from_zero(instruction_set: str, monkeypatch: pytest.MonkeyPatc
     assert ((y - exact).abs() <= 3e-7 * exact.abs().clamp(min=1)).all()
 
 
-@pytest.mark.parametrize(("window", "heads", "width"), [(16, 2, 12), (8, 3, 5), (4, 1, 33), (3, 2, 29)])
+@pytest.mark.parametrize(("window", "heads", "width"), [(16, 2, 12), (8, 3, 5), (4, 1, 33), (3, 2, 29), (18, 1, 7)])
 @pytest.mark.parametrize("shifted", [False, True])
 def test_window_attention(instruction_set: str, window: int, heads: int, width: int, shifted: bool) -> None:
     torch.manual_seed(1)
@@ -93,6 +93,18 @@ def test_convolve_gated(instruction_set: str, shape: tuple[int, ...], side: int,
     arguments = torch.randn(shape), torch.randn(channels, 1, side, side), torch.randn(channels), torch.randn(shape)
     for product in (True, False):
         compare(fused.convolve_gated, *arguments, activation=activation, product=product, tolerance=5e-6)
+
+
+@pytest.mark.parametrize("options", [{}, {"silu": True}, {"gelu": True}])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_depthwise(instruction_set: str, dilation: int, options: dict[str, bool]) -> None:
+    torch.manual_seed(3)
+    x, weight, bias = torch.randn(2, 5, 23, 40), torch.randn(36, 1, 3, 3), torch.randn(36)
+
+    def of_a_slice(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return fused.depthwise(x[..., 2:38], weight, bias, dilation=dilation, **options)
+
+    compare(of_a_slice, x, weight, bias, tolerance=5e-6)
 
 
 @needs_kernel

@@ -14,10 +14,10 @@
 #include <tuple>
 #include <vector>
 
+#include "chosen.hpp"
 #include "cpu_kernel.hpp"
 #include "parallel.hpp"
 #include "plan.hpp"
-#include "processor.hpp"
 #include "tensor.hpp"
 
 namespace nb = nanobind;
@@ -25,26 +25,8 @@ using Maybe = std::optional<Array>;
 
 namespace {
 
-std::vector<const Kernels*> available() {
-  std::vector<const Kernels*> found;
-#if defined(MAMBAIR_X86)
-  const Features can = processor_features();
-  if (can.avx512) found.push_back(&avx512::kernels);
-  if (can.avx2) found.push_back(&avx2::kernels);
-#endif
-  found.push_back(&portable::kernels);
-  return found;
-}
-
-const Kernels* chosen = available().front();
-
 void use_instruction_set(const std::string& name) {
-  for (const Kernels* k : available())
-    if (name == k->name) {
-      chosen = k;
-      return;
-    }
-  throw nb::value_error(("this machine cannot run the '" + name + "' kernel").c_str());
+  if (!choose(name)) throw nb::value_error(("this machine cannot run the '" + name + "' kernel").c_str());
 }
 
 std::vector<std::string> instruction_sets() {
