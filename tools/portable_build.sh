@@ -22,7 +22,7 @@ kernels() { # compiler, instruction set, options
   local compiler=$1 isa=$2 file
   shift 2
   # GCC 12 finds its own intrinsics uninitialised (its bug 105593).
-  [[ $compiler == *clang* ]] || set -- "$@" -Wno-maybe-uninitialized
+  [[ $compiler == *clang* ]] || set -- "$@" -Wno-maybe-uninitialized -Wno-uninitialized
   for file in mambair_cli/scan/cpu_*.cpp; do
     $compiler "${options[@]}" "$@" -DMAMBAIR_ISA="$isa" -c "$file" -o "$out/$(basename "$file").$isa.o"
   done

@@ -110,14 +110,18 @@ void norm_gate_rows(const NormGate& g, int64_t begin, int64_t end) {
     const int count = end - begin < W ? int(end - begin) : W;
     const T *y = (const T*)g.y + begin * g.y_row, *z = g.z ? (const T*)g.z + begin * g.z_row : nullptr;
     T* out = (T*)g.out + begin * g.channels;
-    find_moments(y, g.y_row, count, g.channels, g.eps, moments);
-    each_vector(g.channels, [&](int c, int lanes) {
-      const vf weight = load(g.weight + c, lanes), bias = load(g.bias + c, lanes);
-      for (int i = 0; i < count; i++) {
-        const vf normal = moments[i].normal(y + i * g.y_row + c, lanes) * weight + bias;
-        store(out + i * g.channels + c, z ? normal * silu(load(z + i * g.z_row + c, lanes)) : normal, lanes);
+    for (int i = 0; i < count; i++)  // under way while the moments are worked out: the gates, and the rows after these
+      for (int c = 0; c < g.channels; c += int(64 / sizeof(T))) {
+        if (z) __builtin_prefetch(z + i * g.z_row + c);
+        if (begin + W + i < end) __builtin_prefetch(y + (W + i) * g.y_row + c);
       }
-    });
+    find_moments(y, g.y_row, count, g.channels, g.eps, moments);
+    for (int i = 0; i < count; i++)
+      each_vector(g.channels, [&](int c, int lanes) {
+        const vf scaled = moments[i].normal(y + i * g.y_row + c, lanes) * load(g.weight + c, lanes);
+        const vf normal = scaled + load(g.bias + c, lanes);
+        store(out + i * g.channels + c, z ? normal * silu(load(z + i * g.z_row + c, lanes)) : normal, lanes);
+      });
   }
 }
 

@@ -29,28 +29,24 @@ inline void each_vector(int channels, Visit visit) {
 // its lanes, the root and the division is shared, and each row gets what it would get alone.
 template <class T>
 void find_moments(const T* rows, int64_t step, int count, int channels, float eps, Moments* out) {
-  const T* at[W];
-  for (int i = 0; i < W; i++) at[i] = rows + (i < count ? i : 0) * step;
   const vf share = splat(1.0f / float(channels));
   float mean[W], scale[W];
-  vf totals[W], squares[W];
-  for (int i = 0; i < W; i++) totals[i] = squares[i] = vf{};
-  each_vector(channels, [&](int c, int lanes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < W; i++) {
-      __builtin_prefetch(at[i] + c + W * step);  // of the next rows
-      totals[i] += load(at[i] + c, lanes);
-    }
-  });
+  vf totals[W];
+  for (int i = 0; i < W; i++) {  // row by row, as they lie in memory
+    totals[i] = vf{};
+    const T* row = rows + (i < count ? i : 0) * step;
+    each_vector(channels, [&](int c, int lanes) { totals[i] += load(row + c, lanes); });
+  }
   store(mean, sums(totals) * share, W);
-  each_vector(channels, [&](int c, int lanes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < W; i++) {
-      const vf v = keep(load(at[i] + c, lanes) - mean[i], lanes);
-      squares[i] += v * v;
-    }
-  });
-  store(scale, sums(squares) * share + eps, W);
+  for (int i = 0; i < W; i++) {
+    totals[i] = vf{};
+    const T* row = rows + (i < count ? i : 0) * step;
+    each_vector(channels, [&](int c, int lanes) {
+      const vf v = keep(load(row + c, lanes) - mean[i], lanes);
+      totals[i] += v * v;
+    });
+  }
+  store(scale, sums(totals) * share + eps, W);
   for (int i = 0; i < W; i++) scale[i] = 1.0f / __builtin_sqrtf(scale[i]);
   for (int i = 0; i < count; i++) out[i] = {mean[i], scale[i]};
 }
@@ -62,11 +58,11 @@ inline void normalise(const float* rows, int64_t step, int64_t count, int channe
   for (int64_t begin = 0; begin < count; begin += W, rows += W * step, out += W * channels) {
     const int some = count - begin < W ? int(count - begin) : W;
     find_moments(rows, step, some, channels, eps, moments);
-    each_vector(channels, [&](int c, int lanes) {
-      const vf by = load(weight + c, lanes), plus = load(bias + c, lanes);
-      for (int i = 0; i < some; i++)
-        store(out + i * channels + c, moments[i].normal(rows + i * step + c, lanes) * by + plus, lanes);
-    });
+    for (int i = 0; i < some; i++)
+      each_vector(channels, [&](int c, int lanes) {
+        const vf normal = moments[i].normal(rows + i * step + c, lanes);
+        store(out + i * channels + c, normal * load(weight + c, lanes) + load(bias + c, lanes), lanes);
+      });
   }
 }
 
