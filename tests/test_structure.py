@@ -115,10 +115,10 @@ def test_a_small_file_never_takes_the_memory_that_it_claims(tmp_path: Path) -> N
 @pytest.mark.parametrize("several", [False, True])
 def test_long_files_of_real_pictures_pass(form: str, several: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As files of more than 64 MB are looked at, only smaller."""
-    monkeypatch.setattr(structure, "LARGEST_PART", 1000)
+    monkeypatch.setattr(structure, "LARGEST_PART", 900)
     more = {"save_all": True, "append_images": [photo()] * 2} if several and form != "BMP" else {}
     data = encoded(photo(), form, **more)
-    assert len(data) > 1000
+    assert len(data) > 900
     assert np.array_equal(read_picture(data).frames[0].pixels.shape, (47, 61, 3))
 
 

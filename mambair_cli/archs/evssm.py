@@ -195,19 +195,19 @@ class EVSSM(nn.Module):
         y = to_tokens(self.patch_embed["proj"](x.contiguous(memory_format=torch.channels_last))).float()
         skips = []
         for level in range(1, LEVELS):
-            y = self.get_submodule(f"encoder_level{level}")(y)
+            y = getattr(self, f"encoder_level{level}")(y)
             skips.append(y)
             y = self.resample(y, f"down{level}_{level + 1}", 0.5)
         for side in ("encoder", "decoder"):
-            y = self.get_submodule(f"{side}_level{LEVELS}")(y)
+            y = getattr(self, f"{side}_level{LEVELS}")(y)
         for level in range(LEVELS - 1, 0, -1):
             y = self.resample(y, f"up{level + 1}_{level}", 2) + skips.pop()
-            y = self.get_submodule(f"decoder_level{level}")(y)
+            y = getattr(self, f"decoder_level{level}")(y)
         return full_precision(self.output, to_map(y)) + x
 
     def resample(self, x: Tensor, name: str, factor: float) -> Tensor:
         resized = F.interpolate(to_map(x), scale_factor=factor, mode="bilinear", align_corners=False)
-        return to_tokens(self.get_submodule(name + ".body.1")(resized)).float()
+        return to_tokens(getattr(self, name).body[1](resized)).float()
 
 
 PADDING = Padding(multiple=4, minimum=20)

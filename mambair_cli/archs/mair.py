@@ -101,7 +101,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = scale_add(x, self.skip_scale, self.self_attention(self.ln_1(x)))
-        return scale_add(x, self.skip_scale2, self.get_submodule(self.key)(self.ln_2(x)))
+        return scale_add(x, self.skip_scale2, getattr(self, self.key)(self.ln_2(x)))
 
 
 class MaIR(Skeleton):

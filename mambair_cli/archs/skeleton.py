@@ -117,7 +117,7 @@ class Skeleton(nn.Module):
         """(B, C, H, W) in [0, 1] -> (B, C, H*upscale, W*upscale)."""
         x = (x - self.mean).contiguous(memory_format=torch.channels_last)
         shallow = self.conv_first(x).float()  # the residual stream stays float32 under autocast
-        deep = self.get_submodule(self.LAST_NORM)(self.body(shallow))
+        deep = getattr(self, self.LAST_NORM)(self.body(shallow))
         return self.head(self.conv_after_body(to_map(deep)) + shallow, x) + self.mean
 
     def body(self, shallow: Tensor) -> Tensor:

@@ -75,15 +75,15 @@ class UNet(nn.Module):
         y = to_tokens(self.patch_embed["proj"](x.contiguous(memory_format=torch.channels_last))).float()
         skips = {}
         for level in LEVELS[:-1]:
-            skips[level] = y = self.get_submodule(f"encoder_level{level}")(y)
-            y = conv(y, self.get_submodule(f"down{level}_{level + 1}.body")).float()
+            skips[level] = y = getattr(self, f"encoder_level{level}")(y)
+            y = conv(y, getattr(self, f"down{level}_{level + 1}").body).float()
         y = self.latent(y)
         for level in reversed(LEVELS[:-1]):
-            y = conv(y, self.get_submodule(f"up{level + 1}_{level}.body")).float()
+            y = conv(y, getattr(self, f"up{level + 1}_{level}").body).float()
             y = torch.cat([y, skips.pop(level)], dim=-1)
             if level > 1:
-                y = conv(y, self.get_submodule(f"reduce_chan_level{level}")).float()
-            y = self.get_submodule(f"decoder_level{level}")(y)
+                y = conv(y, getattr(self, f"reduce_chan_level{level}")).float()
+            y = getattr(self, f"decoder_level{level}")(y)
         return to_map(self.refinement(y))
 
 

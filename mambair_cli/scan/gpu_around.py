@@ -221,4 +221,4 @@ def window_attention(qkv: Tensor, table: Tensor, window: int, shift: int, far: f
 
 
 def takes_window(window: int) -> bool:
-    return window >= 4 and window == _power(window) and window * window <= MOST_KEYS
+    return window >= 4 and not window & (window - 1) and window * window <= MOST_KEYS
