@@ -52,9 +52,8 @@ def atomic_write(target: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep_once(target.parent)
-        # At random: processes in different containers may share host name and number.
-        temporary = str(target.parent / f".mambair-{_host}-{os.getpid()}-{secrets.randbits(60)}.part")
-        with _open_new(temporary) as file:
+        with _open_new(target.parent) as file:
+            temporary = file.name
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -72,19 +71,22 @@ def atomic_write(target: Path, exclusive: bool = False) -> Iterator[IO[bytes]]:
             os.unlink(temporary)
 
 
-def _open_new(temporary: str) -> IO[bytes]:
+def _open_new(folder: Path) -> IO[bytes]:
     """A new file, locked for as long as it is open: that is how others know that its writer lives."""
     with _lock:
         if _closed:
             raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
-        _unfinished.add(temporary)
         while True:
-            file = open(temporary, "x+b")  # noqa: SIM115 -- with the permissions of any new file; tempfile's is private
-            if _hold(file.fileno()) is not False and _is_still(temporary, file.fileno()):
+            # At random: processes in different containers may share host name and number. And never a name twice:
+            # who found the last one dead may be about to unlink it.
+            name = str(folder / f".mambair-{_host}-{os.getpid()}-{secrets.randbits(60)}.part")
+            file = open(name, "x+b")  # noqa: SIM115 -- with the permissions of any new file; tempfile's is private
+            if _hold(file.fileno()) is not False and _is_still(name, file.fileno()):
+                _unfinished.add(name)
                 return file
             file.close()  # swept away between its making and its locking
             with suppress(OSError):
-                os.unlink(temporary)
+                os.unlink(name)
 
 
 def _hold(number: int) -> bool | None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -45,7 +46,11 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "_open_new", lambda temporary: Path("/dev/full").open("wb"))  # noqa: SIM115
+    def full(folder: Path) -> IO[bytes]:
+        (folder / "begun.part").symlink_to("/dev/full")
+        return (folder / "begun.part").open("wb")
+
+    monkeypatch.setattr(atomic, "_open_new", full)
     with pytest.raises(DiskFullError, match=r"a\.png: No space left"), atomic_write(tmp_path / "a.png") as file:
         file.write(b"x" * 100_000)
     assert list(tmp_path.iterdir()) == []
@@ -177,6 +182,28 @@ def test_writers_and_sweepers_never_lose_a_file(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert names(tmp_path) == sorted(f"{number}.png" for number in range(200))
+
+
+@posix
+def test_a_sweeper_that_was_first_and_slow_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It locks the new file before its writer, and unlinks the name when another file is being written."""
+    hold = atomic._hold
+    judged: list[tuple[Path, int]] = []
+
+    def sweeper_first(number: int) -> bool | None:
+        if not judged:
+            [path] = tmp_path.iterdir()
+            judged.append((path, os.open(path, os.O_RDWR)))
+            assert hold(judged[0][1])
+        return hold(number)
+
+    monkeypatch.setattr(atomic, "_hold", sweeper_first)
+    with atomic_write(tmp_path / "a.png") as file:
+        path, number = judged[0]
+        path.unlink(missing_ok=True)
+        os.close(number)
+        file.write(b"whole")
+    assert names(tmp_path) == ["a.png"]
 
 
 def test_an_exclusive_file_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
