@@ -20,9 +20,11 @@ def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
 
     Half of the pictures get drops in three layers, from far (short, thin, many) to near; the other half noise that is
     smeared along its fall, as image editors make rain: knotty streaks of uneven width. Direction, length, softness,
-    brightness and amount vary by picture.
+    brightness and amount vary by picture, around what is usual there: steep, bright, a tenth to a quarter of the
+    picture covered.
     """
-    angle, length, brightness = rng.uniform(-45, 45), 10 * 6 ** rng.random(), rng.uniform(30, 200)
+    angle = rng.normal(0, 15) if rng.random() < 0.75 else rng.uniform(-45, 45)
+    length, brightness = 14 * 5 ** rng.random(), rng.uniform(50, 220)
     make = _drops if rng.random() < 0.5 else _smeared_noise
     streaks = brightness * make((hq.shape[0], hq.shape[1]), angle, length, rng)
     return to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
@@ -30,13 +32,13 @@ def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
 
 def _drops(size: Size, angle: float, length: float, rng: np.random.Generator) -> Streaks:
     """Three layers of drops of random brightness, each smeared along its fall: (H, W), about 1 where none overlap."""
-    amount, thickness = 0.2 * 8 ** rng.random(), rng.uniform(0.3, 1.0)
+    amount, thickness = 0.007 * 5 ** rng.random(), rng.uniform(0.4, 1.1)
     fade = rng.uniform(0.2, 1.0)  # the share of the length over which a streak fades in, and again out
     total = np.zeros(size, np.float32)
     for near in (0.6, 1.0, 1.5):
         side, span = _around(size, near * length), max(round(near * length), 2)
-        fallen = rng.random((side, side)) < 0.001 * amount / near**2
-        smeared = _running_sum(np.where(fallen, rng.uniform(0.2, 1.0, (side, side)), 0.0), span)
+        fallen = rng.random((side, side)) < amount / length / near**2
+        smeared = _running_sum(np.where(fallen, rng.uniform(0.1, 1.0, (side, side)), 0.0), span)
         soft = max(round(near * length * fade), 2)
         smeared = _running_sum(smeared, soft) / soft
         total += _turned(_widen(smeared, near * thickness), angle + rng.normal(0, 2), size)
@@ -45,11 +47,11 @@ def _drops(size: Size, angle: float, length: float, rng: np.random.Generator) ->
 
 def _smeared_noise(size: Size, angle: float, length: float, rng: np.random.Generator) -> Streaks:
     """What stands out of noise that was smeared along the fall: (H, W) in [0, 1]."""
-    side, grain = _around(size, length), rng.uniform(0.35, 1.0)
-    noise = _running_sum(_widen(rng.standard_normal((side, side)), grain), round(0.6 * length + 4))
-    noise = _running_sum(noise, round(0.3 * length + 2))  # tapers the ends
+    side, grain = _around(size, length), rng.uniform(0.5, 1.2)
+    noise = _running_sum(_widen(rng.standard_normal((side, side)), grain), round(0.9 * length + 4))
+    noise = _running_sum(noise, round(0.5 * length + 2))  # tapers the ends
     noise /= noise.std()
-    low, width = rng.uniform(0.9, 2.4), 0.4 * 6 ** rng.random()
+    low, width = rng.uniform(0.3, 1.6), 0.8 * 4.5 ** rng.random()
     return _turned(np.clip((noise - low) / width, 0.0, 1.0), angle, size)
 
 
