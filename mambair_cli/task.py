@@ -107,7 +107,6 @@ class Degradation:
     ranges: str | None = None  # the table of a recipe's [data] that it takes
     measured_at: Level | None = None  # a level at which it may be validated, though it draws its own
     margin: int = 0  # input pixels that a patch is wider: room for grids of blocks and blurred borders
-    spared: float = 0.0  # share of samples left as they are
     whole: bool = False  # made once from whole pictures: then patches are exact up to their borders
 
     def is_for(self, values: Mapping[str, Value]) -> bool:

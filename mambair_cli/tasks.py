@@ -68,7 +68,7 @@ def _noises(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]
 def _rain(hq: Bytes, setting: Setting, rng: Rng) -> tuple[NDArray[Any], Bytes]:
     from mambair_cli import degradations
 
-    return degradations.rain(hq, _seeded(rng)), hq
+    return degradations.rain_and_lights(hq, _seeded(rng))
 
 
 def _measured(name: str) -> Make:
@@ -308,7 +308,6 @@ DERAIN = Task(
             make=_rain,
             layouts=("LQ/*", "rain/X2/*", "rain/*", "rainy/*", "input/*", "rain-*"),
             standard=False,
-            spared=0.1,  # bright lines in a dry picture are to stay
         ),
     ),
 )

@@ -18,7 +18,7 @@ from mambair_cli.degradations.classic import (
 from mambair_cli.degradations.compressed import Jpegs, jpegs
 from mambair_cli.degradations.mixed import Noises, noises
 from mambair_cli.degradations.noise import Correlated, correlated
-from mambair_cli.degradations.rain import rain
+from mambair_cli.degradations.rain import rain, rain_and_lights
 from mambair_cli.degradations.web import Order, Photo, photo
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "noises",
     "photo",
     "rain",
+    "rain_and_lights",
     "realistic",
 ]

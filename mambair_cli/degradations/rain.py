@@ -13,6 +13,49 @@ from mambair_cli.degradations.arrays import Bytes, to_uint8
 
 Streaks = NDArray[np.float32]
 Size = tuple[int, int]
+_DRY, _LIT = 0.15, 0.35  # shares of the training samples
+
+
+def rain_and_lights(hq: Bytes, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
+    """A picture in the rain and the dry one: sometimes both are dry, sometimes rows of lights in both are to stay."""
+    if rng.random() < _LIT:
+        hq = lights(hq, rng)
+    return (hq if rng.random() < _DRY else rain(hq, rng)), hq
+
+
+def lights(hq: Bytes, rng: np.random.Generator) -> Bytes:
+    """What a derainer takes for rain: bright bars side by side, as of lit windows, blinds, railings or a net.
+
+    Direction, size, distance, colour, how many are lit, and where in the picture they are, are drawn anew.
+    """
+    size = (hq.shape[0], hq.shape[1])
+    side = _around(size, 0)
+    angle = rng.normal(0, 8) if rng.random() < 0.6 else rng.uniform(-90, 90)
+    bars = _bars(side, rng)
+    if rng.random() < 0.25:
+        bars = np.maximum(bars, _bars(side, rng).T)
+    top, left = rng.uniform(-0.3, 0.7, 2) * side
+    inside = np.zeros((side, side), bool)
+    inside[max(round(top), 0) : round(top + 0.6 * side), max(round(left), 0) : round(left + 0.6 * side)] = True
+    cover = _turned(bars * inside, angle, size)
+    if hq.ndim == 2:
+        return to_uint8(hq + cover * (rng.uniform(120, 255) - hq))
+    colour = rng.uniform(120, 255) * np.array([1.0, rng.uniform(0.7, 1.0), rng.uniform(0.4, 1.0)])
+    return to_uint8(hq + cover[..., None] * (colour - hq))
+
+
+def _bars(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Rows of upright bars, all of one size: (side, side), how much of a pixel they cover, in [0, 1]."""
+    across, down = 3 * 8 ** rng.random(), 5 * 30 ** rng.random()
+    wide, high = max(across * rng.uniform(0.15, 0.6), 0.8), down * rng.uniform(0.4, 1.0)
+    places = np.arange(side)
+    columns, rows = (
+        np.clip(0.5 + size / 2 - np.abs(places % period - period / 2), 0, min(size, 1))
+        for size, period in ((wide, across), (high, down))
+    )
+    cells = rng.uniform(0.5, 1.0, (math.ceil(side / down), math.ceil(side / across)))
+    lit = np.where(rng.random(cells.shape) < rng.uniform(0.4, 1.4), cells, 0.0)
+    return np.outer(rows, columns) * lit[(places // down).astype(int)][:, (places // across).astype(int)]
 
 
 def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
@@ -24,7 +67,7 @@ def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
     picture covered.
     """
     angle = rng.normal(0, 15) if rng.random() < 0.75 else rng.uniform(-45, 45)
-    length, brightness = 14 * 5 ** rng.random(), rng.uniform(50, 220)
+    length, brightness = 14 * 5 ** rng.random(), 45 * 5 ** rng.random()
     make = _drops if rng.random() < 0.5 else _smeared_noise
     streaks = brightness * make((hq.shape[0], hq.shape[1]), angle, length, rng)
     return to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
@@ -32,7 +75,7 @@ def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
 
 def _drops(size: Size, angle: float, length: float, rng: np.random.Generator) -> Streaks:
     """Three layers of drops of random brightness, each smeared along its fall: (H, W), about 1 where none overlap."""
-    amount, thickness = 0.007 * 5 ** rng.random(), rng.uniform(0.4, 1.1)
+    amount, thickness = 0.009 * 5 ** rng.random(), rng.uniform(0.4, 1.1)
     fade = rng.uniform(0.2, 1.0)  # the share of the length over which a streak fades in, and again out
     total = np.zeros(size, np.float32)
     for near in (0.6, 1.0, 1.5):
@@ -51,7 +94,7 @@ def _smeared_noise(size: Size, angle: float, length: float, rng: np.random.Gener
     noise = _running_sum(_widen(rng.standard_normal((side, side)), grain), round(0.9 * length + 4))
     noise = _running_sum(noise, round(0.5 * length + 2))  # tapers the ends
     noise /= noise.std()
-    low, width = rng.uniform(0.3, 1.6), 0.8 * 4.5 ** rng.random()
+    low, width = rng.uniform(0.2, 1.6), 0.8 * 4.5 ** rng.random()
     return _turned(np.clip((noise - low) / width, 0.0, 1.0), angle, size)
 
 

@@ -76,8 +76,6 @@ class Batches(Dataset[tuple[Tensor, ...]]):
     def _degraded(self, patch: Bytes, rng: np.random.Generator) -> Sequence[Pixels]:
         """lq and hq out of a patch that is wider than both."""
         how, data = self.degradation, self.data
-        if how.spared and rng.random() < how.spared:
-            return patch, patch
         level = how.level.draw(*data.level, rng) if how.level and data.level else None
         assert how.make is not None
         pair = how.make(patch, Setting(self.scale, level, data.ranges_of(how)), rng)
