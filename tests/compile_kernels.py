@@ -42,12 +42,13 @@ NETWORKS = {  # a model, states, rank, and the instructions a step may take in `
     "v2-light": ("mambairv2-light-x4", 8, 3, 110, 140),
     "v2-base": ("mambairv2-base-x4", 16, 22, 175, 210),
 }
-AROUND = {"norm_gate": 48, "depthwise": 144, "linear": 128, "attention": 176}  # registers at most
+# Registers at most.
+AROUND = {"collect_normed": 80, "norm_gate": 48, "depthwise": 144, "linear": 128, "attention": 176}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 SIZES = ("L", "T", "K", "D", "SEGMENT", "segments", "parts", "group", "key", "layer", "rows", "length", "repeats")
 INT32 = ("orders", "visits", "starts", "category")
-POINTERS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+POINTERS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.int32: "i32"}
 FIXED = dict(SOFTPLUS=True, REVERSE=False, PER_K=False, GRAD_PER_K=False, PER_IMAGE=False, delta=None, g_delta=None)
 
 
@@ -131,8 +132,8 @@ def around(network: str, target: str) -> dict[str, Case]:
 
 
 def launched(launch: Launch) -> Case:
-    """A call of a kernel of `gpu_fused`, as Triton specialises it."""
-    kernel = getattr(gpu_fused, launch.kernel)
+    """A call of a kernel, as Triton specialises it."""
+    kernel = getattr(gpu_kernels if launch.kernel.startswith("collect") else gpu_fused, launch.kernel)
     options = {name: value for name, value in launch.options.items() if name not in kernel.arg_names}
     given = dict(zip(kernel.arg_names, launch.arguments, strict=False)) | {
         name: value for name, value in launch.options.items() if name in kernel.arg_names

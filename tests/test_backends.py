@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.scans import BackendTests, problem, to32
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import layer_norm, silu, softplus
 
 from mambair_cli import scan
 from mambair_cli.errors import UsageError
@@ -155,6 +155,21 @@ def test_what_a_kernel_was_not_written_for_goes_to_the_reference(monkeypatch: py
     assert takes(asked[0])
     assert not takes(asked[0]._replace(u=asked[0].u.double()))
     assert not takes(asked[0]._replace(A=torch.zeros(2, 4, 257)))
+
+
+def test_norm_and_gate_are_left_to_others_or_taken_over_at_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = to32(problem(2, B=2, K=2, R=3, N=2, D=4, L=9, T=9, pads=False, per_image=False))
+    norm = scan.NormGate(*p["D"], 1e-5, torch.randn(2, 9, 8)[..., :4])
+    y = layer_norm(scan.ordered_scan(**p, backend="torch"), (4,), *norm[:2]) * silu(norm.z)
+    whole = dataclasses.replace(TOY, normed=lambda inputs, given: torch.full_like(inputs.u, given.eps))
+    for backend in (TOY, whole):
+        monkeypatch.setitem(scan.BACKENDS, "toy", backend)
+        torch.testing.assert_close(scan.ordered_scan(**p, norm=norm, backend="toy"), y)
+    with torch.no_grad():
+        assert (scan.ordered_scan(**p, norm=norm, backend="toy") == 1e-5).all()
+        assert scan.ordered_scan(**{k: v.to("meta") for k, v in p.items()}, norm=norm).shape == y.shape
+    with pytest.raises(ValueError, match="needs reduce=True"):
+        scan.ordered_scan(**p, reduce=False, norm=norm)
 
 
 @pytest.mark.parametrize(("name", "said"), [("abacus", "no such backend"), ("mamba_ssm", "no CUDA device")])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.scans import BackendTests, assert_equal_to_float64, gradients, problem, relative, to32
 from torch import Tensor
 
@@ -117,6 +118,46 @@ def test_several_blocks_of_channels(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(gpu, "WIDTH", 4)
     p = problem(4, B=1, K=1, R=2, N=2, D=7 if not ON_GPU else 100, L=9, T=9, pads=False, per_image=False)
     assert_equal_to_float64("triton", p, True, DEVICE)
+
+
+def test_norm_and_gate_follow_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows, columns and both reversed, of a map of odd sides; without gradients y itself is never made."""
+    p = there(on_path(paths.cross(H - 1, 3, torch.device("cpu")), 3 * (H - 1), B=2, R=1, N=1))
+    p |= {name: p[name].bfloat16() for name in ("x", "proj")}
+    z, (weight, bias) = torch.randn(2, 3 * (H - 1), 8).to(DEVICE).bfloat16()[..., 4:7], p["D"][:2]
+    y = exactly(p)
+    expected = F.layer_norm(y, (3,), weight.double(), bias.double()) * F.silu(z.double())
+    monkeypatch.setattr(gpu, "_collect", None)
+    with torch.no_grad():
+        result = scan.ordered_scan(**p, norm=scan.NormGate(weight, bias, 1e-5, z), backend="triton")
+    assert result.dtype == torch.bfloat16
+    assert relative(result, expected) < 1e-2
+
+
+TABLES = {
+    "cross": paths.cross(3, 5, torch.device("cpu")),
+    "windows, with pads": paths.window(3, 5, 2, True, torch.device("cpu")),
+    "of each image, with repeats": torch.randint(-1, 15, (2, 3, 20), generator=torch.Generator().manual_seed(3)),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(("D", "gated"), [(3, True), (48, False), (360, True)])
+def test_collecting_with_norm_and_gate(D: int, table: str, gated: bool) -> None:
+    """Several positions to a program, or several warps to a position; some that no path visits."""
+    orders, g = TABLES[table].int(), torch.Generator().manual_seed(D)
+    each = orders.expand(2, *orders.shape[-2:])
+    K, T = each.shape[1:]
+    steps, weight, bias = (torch.randn(size, generator=g) for size in ((1, 2 * K, T, D), D, D))
+    z = torch.randn(2, 15, 2 * D, generator=g)[..., D:] if gated else None
+    y = torch.zeros(2, 16, D, dtype=torch.float64)  # the last for what pads see
+    for image, path in product(range(2), range(K)):
+        y[image].index_add_(0, each[image, path] % 16, steps[0, image * K + path].double())
+    y = F.layer_norm(y[:, :15], (D,), weight.double(), bias.double()) * (1 if z is None else F.silu(z.double()))
+    norm = scan.NormGate(weight.to(DEVICE), bias.to(DEVICE), 1e-5, None if z is None else z.to(DEVICE))
+    inverse = gpu._inverse(orders.to(DEVICE), 15)
+    result = gpu._collect_normed(steps.to(DEVICE), inverse, 2, norm, torch.float32)
+    assert relative(result.cpu(), y) < 1e-6
 
 
 def test_positions_outside_the_map_are_pads() -> None:
@@ -278,6 +319,7 @@ def test_same_bits_every_time() -> None:
     [
         ("classic", ["sm_90"], ["states", "chain", "outputs", "gradients", "collect"]),
         ("classic", ["gfx942"], ["outputs", "linear"]),
+        ("classic", ["sm_80", "sm_90", "gfx942"], ["collect_normed", "collect_normed-fp32"]),
         ("v2-base", ["sm_80", "sm_90"], ["norm_gate", "depthwise", "linear", "attention", "attention-fp32"]),
     ],
 )

@@ -41,7 +41,7 @@ def launches(name: str, depth: int, monkeypatch: pytest.MonkeyPatch) -> Counter[
 
 @pytest.mark.parametrize(
     ("name", "most"),
-    [("mambair-light-x4", 20), ("mambair-classic-x4", 20), ("mambairv2-light-x4", 35), ("mambairv2-base-x4", 35)],
+    [("mambair-light-x4", 17), ("mambair-classic-x4", 17), ("mambairv2-light-x4", 35), ("mambairv2-base-x4", 35)],
 )
 def test_a_block_launches_few_kernels(name: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = 2  # of MambaIRv2 one with shifted windows and one without

@@ -26,7 +26,7 @@ from mambair_cli.archs.layers import (
     to_map,
     to_tokens,
 )
-from mambair_cli.scan import fused
+from mambair_cli.scan import NormGate, fused
 from mambair_cli.scan import orders as paths
 
 D_STATE = 8
@@ -67,8 +67,9 @@ class RasterScan(SelectiveScan):
         u = F.gelu(dwconv(u, self.conv2d)).flatten(1, 2)
         proj = self.project(u)[:, :, 0]
         proj = self.x_conv(proj.transpose(1, 2)).transpose(1, 2)[:, :, None]  # also across the ends of rows
-        y = self.scan(u, proj.contiguous(), paths.raster(u.shape[1], u.device))
-        return self.out_proj(self.out_norm(y.view_as(z)) * F.gelu(z))
+        norm = NormGate(self.out_norm.weight, self.out_norm.bias, self.out_norm.eps)
+        y = self.scan(u, proj.contiguous(), paths.raster(u.shape[1], u.device), norm=norm)
+        return self.out_proj(y.view_as(z) * F.gelu(z))
 
 
 class SpectralFFN(nn.Module):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mambair_cli.scan import fused, gpu_around, ordered_scan
+from mambair_cli.scan import NormGate, fused, gpu_around, ordered_scan
 from mambair_cli.scan import orders as paths
 from mambair_cli.scan.backend import without_autocast
 from mambair_cli.scan.kept import kept
@@ -159,12 +159,13 @@ def run_scan(
     Ds: Tensor,
     orders: Tensor,
     reduce: bool = True,
+    norm: NormGate | None = None,
 ) -> Tensor:
     """`scan.ordered_scan` on parameters as checkpoints hold them; the recurrence's own are always float32."""
     directions, channels, _ = dt_weight.shape
     A = kept(A_logs, "rates", lambda t: -torch.exp(t.float())).view(directions, channels, -1)
     D = Ds.float().view(directions, channels)
-    return ordered_scan(x, proj, dt_weight.float(), dt_bias.float(), A, D, orders, reduce)
+    return ordered_scan(x, proj, dt_weight.float(), dt_bias.float(), A, D, orders, reduce, norm=norm)
 
 
 class SelectiveScan(nn.Module):
@@ -178,10 +179,12 @@ class SelectiveScan(nn.Module):
     def project(self, x: Tensor) -> Tensor:
         return project(x, self.x_proj_weight)
 
-    def scan(self, x: Tensor, proj: Tensor, orders: Tensor, reduce: bool = True) -> Tensor:
+    def scan(
+        self, x: Tensor, proj: Tensor, orders: Tensor, reduce: bool = True, norm: NormGate | None = None
+    ) -> Tensor:
         """x (B, L, D), proj (B, L, K, R+2N) -> (B, L, D), or (B, K, L, D) without `reduce`."""
         weights = (self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
-        return run_scan(x, proj, *weights, orders, reduce)
+        return run_scan(x, proj, *weights, orders, reduce, norm)
 
 
 class SS2D(SelectiveScan):
@@ -202,19 +205,18 @@ class SS2D(SelectiveScan):
     ) -> Tensor:
         """`norm` of x first; `scaled` as of `scan.products.linear`."""
         x, z = linear_halves(x, self.in_proj.weight, norm=norm)
-        y = self.mix(dwconv(x, self.conv2d, silu=True))
-        return self.out_proj(norm_gate(y, z, self.out_norm), scaled=scaled)
+        return self.out_proj(self.mix(dwconv(x, self.conv2d, silu=True), z), scaled=scaled)
 
-    def mix(self, x: Tensor) -> Tensor:
-        """Let the pixels of (B, H, W, inner) see each other."""
-        return cross_scan(x, self)
+    def mix(self, x: Tensor, z: Tensor) -> Tensor:
+        """Let the pixels of (B, H, W, inner) see each other; normalised, and gated by z."""
+        return cross_scan(x, self, z, self.out_norm)
 
 
-def cross_scan(x: Tensor, weights: SelectiveScan) -> Tensor:
-    """Rows, columns and both reversed, added up: (B, H, W, D) -> the same."""
+def cross_scan(x: Tensor, weights: SelectiveScan, z: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Rows, columns and both reversed, added up, normalised and gated by SiLU(z): (B, H, W, D) -> the same."""
     orders = paths.cross(x.shape[1], x.shape[2], x.device)
-    tokens = x.flatten(1, 2)
-    return weights.scan(tokens, weights.project(tokens), orders).view_as(x)
+    tokens, gate = x.flatten(1, 2), NormGate(norm.weight, norm.bias, norm.eps, z.flatten(1, 2))
+    return weights.scan(tokens, weights.project(tokens), orders, norm=gate).view_as(x)
 
 
 class ChannelAttention(nn.Module):

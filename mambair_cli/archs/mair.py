@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mambair_cli.archs import skeleton, unet
 from mambair_cli.archs.family import Architecture, Shapes, ratio
-from mambair_cli.archs.layers import SS2D, LayerNorm, Mlp, full_precision, scale_add
+from mambair_cli.archs.layers import SS2D, LayerNorm, Mlp, full_precision, norm_gate, scale_add
 from mambair_cli.archs.skeleton import Group, Skeleton, group_depths, skeleton_arguments
 from mambair_cli.archs.unet import UNet, unet_arguments
 from mambair_cli.scan import orders as paths
@@ -71,10 +71,11 @@ class StripeScan(SS2D):
         self.stripe, self.first = stripe, stripe // 2 if shifted else 0
         self.gating = Gate(inner)
 
-    def mix(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor, z: Tensor) -> Tensor:
         orders = nested(x.shape[1], x.shape[2], self.stripe, self.first, x.device)
         tokens = x.flatten(1, 2)
-        return self.gating(self.scan(tokens, self.project(tokens), orders, reduce=False)).view_as(x)
+        y = self.gating(self.scan(tokens, self.project(tokens), orders, reduce=False))
+        return norm_gate(y.view_as(x), z, self.out_norm)
 
 
 class Block(nn.Module):

@@ -64,11 +64,11 @@ class WindowScan(SS2D):
         self.window, self.columns = window, columns
         self.multi_scan = nn.ModuleDict({"attn": DirectionAttention(2 * width)})
 
-    def mix(self, x: Tensor) -> Tensor:
+    def mix(self, x: Tensor, z: Tensor) -> Tensor:
         orders = paths.window(x.shape[1], x.shape[2], self.window, self.columns, x.device)
         tokens = x.flatten(1, 2)
         y = self.scan(tokens, self.project(tokens), orders, reduce=False)
-        return self.multi_scan["attn"](y).view_as(x)
+        return norm_gate(self.multi_scan["attn"](y).view_as(x), z, self.out_norm)
 
 
 class Block(nn.Module):

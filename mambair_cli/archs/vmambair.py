@@ -24,7 +24,6 @@ from mambair_cli.archs.layers import (
     dwconv,
     full_precision,
     linear_halves,
-    norm_gate,
     project,
     run_scan,
     scan_parameters,
@@ -66,7 +65,7 @@ class OmniScan(SelectiveScan):
 
     def forward(self, x: Tensor) -> Tensor:
         x, z = linear_halves(x, self.in_conv.weight.flatten(1), self.in_conv.bias)
-        y = norm_gate(cross_scan(dwconv(x, self.conv2d, silu=True), self), z, self.out_norm.body)
+        y = cross_scan(dwconv(x, self.conv2d, silu=True), self, z, self.out_norm.body)
         c = self.scan_channels(y.mean((1, 2)))[:, None, None]
         return conv(torch.addcmul(y, y, c) if self.multiply else y + c, self.out_conv)
 

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mambair_cli.errors import UsageError
-from mambair_cli.scan import cpu, gpu, library, published, reference, standard
-from mambair_cli.scan.backend import Backend, ScanInputs, without_autocast
+from mambair_cli.scan import cpu, fused, gpu, library, published, reference, standard
+from mambair_cli.scan.backend import Backend, NormGate, ScanInputs, without_autocast
 from mambair_cli.scan.meter import measure
 
-__all__ = ["BACKENDS", "Backend", "BackendInfo", "ScanInputs", "backends", "chosen_backend"]
+__all__ = ["BACKENDS", "Backend", "BackendInfo", "NormGate", "ScanInputs", "backends", "chosen_backend"]
 __all__ += ["ordered_scan", "selective_scan"]
 
 # The best first; the last one runs everywhere and takes everything.
@@ -75,16 +76,24 @@ def _warn_of_slowness(kind: str) -> None:
     warnings.warn(f"no scan kernel runs on {kind}, so the slow PyTorch scan is used ({reasons}){hints}", stacklevel=5)
 
 
-def _run(inputs: ScanInputs, name: str | None) -> Tensor:
-    if standard.active():
-        return standard.scan(inputs)
-    return _operator(inputs, name) if library.tracing() else _scan(inputs, name)
+def _run(inputs: ScanInputs, name: str | None, norm: NormGate | None = None) -> Tensor:
+    if not library.tracing():
+        return _scan(inputs, name, norm)
+    return _normed(standard.scan(inputs) if standard.active() else _operator(inputs, name), norm)
 
 
-def _scan(inputs: ScanInputs, name: str | None) -> Tensor:
+def _normed(y: Tensor, norm: NormGate | None) -> Tensor:
+    """What back ends leave to others: the norm and the gate."""
+    if norm is None:
+        return y
+    weight, bias, eps, z = norm
+    return fused.layer_norm(y, weight, bias, eps) if z is None else fused.norm_gate(y, z, weight, bias, eps)
+
+
+def _scan(inputs: ScanInputs, name: str | None, norm: NormGate | None = None) -> Tensor:
     device = inputs.u.device
     if device.type == "meta":
-        return measure(inputs, inputs.blank)
+        return _normed(measure(inputs, inputs.blank), norm)
     backend = _find(name, device.type) if name else BACKENDS[chosen_backend(device)]
     if backend is reference.BACKEND and not name:
         _warn_of_slowness(device.type)
@@ -92,7 +101,10 @@ def _scan(inputs: ScanInputs, name: str | None) -> Tensor:
         inputs = inputs.laid_out()
         if not backend.takes(inputs):
             backend = reference.BACKEND  # float64, or a size that no published network has
-        return measure(inputs, lambda: backend.scan(inputs))
+        if norm is not None and backend.normed is not None and not torch.is_grad_enabled():
+            return measure(inputs, partial(backend.normed, inputs, norm))
+        y = measure(inputs, lambda: backend.scan(inputs))
+    return _normed(y, norm)
 
 
 _operator = library.operator(_scan)
@@ -108,6 +120,7 @@ def ordered_scan(
     orders: Tensor,
     reduce: bool = True,
     *,
+    norm: NormGate | None = None,
     backend: str | None = None,
 ) -> Tensor:
     """Scan the positions of a feature map along K paths and add up what they see.
@@ -121,10 +134,13 @@ def ordered_scan(
     orders     (K, T) or (B, K, T), int32: the position visited at each step; T may differ from L. -1 is a pad:
                u = 0 and proj = 0 there, yet the state still decays by softplus(dt_bias).
                Others outside the map raise IndexError on the CPU; Triton, not to stall the GPU, takes them as -1.
+    norm       a LayerNorm of the sum over the directions, and a gate
     backend    the name of a back end to use in place of the chosen one
     Returns (B, L, D) summed over the directions, or (B, K, L, D) with reduce=False; 0 where no path goes.
     """
-    return _run(ScanInputs(x, None, proj, dt_weight, dt_bias, A, D, orders, True, reduce), backend)
+    if norm is not None and not reduce:
+        raise ValueError("a norm follows the sum over the directions: it needs reduce=True")
+    return _run(ScanInputs(x, None, proj, dt_weight, dt_bias, A, D, orders, True, reduce), backend, norm)
 
 
 def selective_scan(

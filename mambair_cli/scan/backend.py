@@ -103,6 +103,15 @@ class ScanInputs(NamedTuple):
         )
 
 
+class NormGate(NamedTuple):
+    """What follows the sum y over the paths: LayerNorm(y) * SiLU(z) over the channels; without a z the norm alone."""
+
+    weight: Tensor  # (D)
+    bias: Tensor  # (D)
+    eps: float
+    z: Tensor | None = None  # (B, L, D), possibly a slice of wider rows
+
+
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Autocast off; on the meta device, where shapes are worked out and nothing else, there is none, and where it is
     off already nothing is left to be traced by an export."""
@@ -121,5 +130,6 @@ class Backend:
     missing: Callable[[], str]  # why it cannot run here, or ""
     takes: Callable[[ScanInputs], bool]  # whether it was written for such inputs, on a device of its type
     scan: Callable[[ScanInputs], Tensor]  # differentiable; y is of the type of u
+    normed: Callable[[ScanInputs, NormGate], Tensor] | None = None  # both in one, at inference; None: one by one
     memory: int = 1  # peak of a network with it, against one with the native kernel and what is native around it
     hint: str = ""  # how to get it, where it is missing

@@ -12,12 +12,14 @@ from textwrap import shorten
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mambair_cli.scan import library, reference
-from mambair_cli.scan.backend import Backend, ScanInputs
+from mambair_cli.scan.backend import Backend, NormGate, ScanInputs
+from mambair_cli.scan.gpu_layout import as_float, as_rows, pieces, power
 
 # Sizes are chosen by what the compiler makes of them (tests/compile_kernels.py): nothing is tuned while running.
 LANES = 64 if torch.version.hip else 32  # channels per program: one to a thread
@@ -27,6 +29,7 @@ AHEAD, CHAINED = 256, 8  # segments and channels that a program of `chain` takes
 CHUNK = 8  # steps per program of `gradients`, each with
 WIDTH = 64  # channels
 ROWS = 4  # positions per program of `collect`
+NUMBERS = 16  # per thread of `collect_normed`, which holds all channels of its positions
 MOST = 64  # states, and rank, that a thread holds in registers; published networks have up to 16 and 24
 
 # Said explicitly since its default changes in Triton 3.10: without it every update is two instructions.
@@ -47,10 +50,6 @@ def _empty(*shape: int, like: Tensor) -> Tensor:
 
 def _kernels(module: str = "gpu_kernels") -> Any:
     return importlib.import_module(f"mambair_cli.scan.{module}")  # and with it Triton, which not everybody has
-
-
-def _pieces(count: int, size: int) -> int:
-    return -(-count // size)
 
 
 def missing() -> str:
@@ -85,10 +84,13 @@ def trial(device: torch.device) -> str:
     path = torch.arange(72, dtype=torch.int32)
     small = ScanInputs(u, None, proj, weight, bias, -A.exp(), D, torch.stack([path, path.flip(0)]), True, True)
     try:
-        y = scan(small.each(lambda t: t.to(device))).cpu()
+        there = small.each(lambda t: t.to(device))
+        y = scan(there).cpu()
+        gated = normed(there, NormGate(D[0].to(device), D[1].to(device), 1e-5, there.u)).cpu()
     except Exception as error:  # anything that a compiler or a driver may throw; the reason is passed on
         return f"its kernels do not run ({type(error).__name__}: {shorten(str(error), 200)})"
-    wrong = (y - reference.scan(small)).abs().max().item()
+    expected = F.layer_norm(y, (8,), D[0], D[1], 1e-5) * F.silu(u)
+    wrong = max((a - b).abs().max().item() for a, b in ((y, reference.scan(small)), (gated, expected)))
     return "" if wrong < 1e-3 else f"its kernels are off by {wrong:.1g} on this device"
 
 
@@ -107,20 +109,20 @@ class _Path:
 
     def grid(self, parts: int, width: int) -> tuple[int]:
         """Programs of so many parts of every path and so many channels, along the one axis that may be long."""
-        return (parts * _pieces(self.sizes["D"], width) * self.paths,)
+        return (parts * pieces(self.sizes["D"], width) * self.paths,)
 
     def segment(self, multiple: int = 1) -> int:
         """Steps per segment, a multiple: the path in one where that fills the chip, else as many as fill it."""
         T, (programs,) = self.sizes["T"], self.grid(1, LANES)
         segments = max(1, min(self.at_once // programs, T // SHORTEST))
-        return _pieces(_pieces(T, segments), multiple) * multiple
+        return pieces(pieces(T, segments), multiple) * multiple
 
     def per_direction(self, t: Tensor) -> bool:
         """True for (B, K, L, D), False for a (B, [1,] L, D) that all directions share."""
         return t.dim() == 4 and t.shape[1] == self.sizes["K"]
 
     def _states(self, source: Tensor, segment: int, **options: Any) -> None:
-        _kernels().states[self.grid(_pieces(self.sizes["T"], segment), LANES)](
+        _kernels().states[self.grid(pieces(self.sizes["T"], segment), LANES)](
             *(source, *self.inputs),
             **dict(**self.sizes, **ONE_WARP, **options),
             **dict(SEGMENT=segment, PER_K=self.per_direction(source), BLOCK=LANES),
@@ -132,7 +134,7 @@ class _Path:
         Against time: the adjoints, from the gradient of y.
         """
         K, D, N, T = (self.sizes[name] for name in "KDNT")
-        segments = _pieces(T, segment)
+        segments = pieces(T, segment)
         if segments == 1:
             return None
         states, spans = (_empty(self.paths, segments, *rest, D, like=source) for rest in ((N,), ()))
@@ -143,10 +145,20 @@ class _Path:
         )
         return states
 
+    def steps(self, u: Tensor, skip: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The output of every step (1, B*K, T, D)."""
+        segment, T = self.segment(), self.sizes["T"]
+        y = torch.empty(1, self.paths, T, self.sizes["D"], dtype=dtype, device=u.device)
+        _kernels().outputs[self.grid(pieces(T, segment), LANES)](
+            *(u, *self.inputs, skip, self.leaving(u, segment), y),
+            **dict(**self.sizes, **ONE_WARP, SEGMENT=segment, PER_K=self.per_direction(u), BLOCK=LANES),
+        )
+        return y
+
     def every_chunk(self, source: Tensor, segment: int, leaving: Tensor | None, reverse: bool) -> Tensor:
         """The states after every chunk (B*K, chunks, N, D), or against time the adjoints."""
         D, N, T = (self.sizes[name] for name in "DNT")
-        states = _empty(self.paths, _pieces(T, CHUNK), N, D, like=source)
+        states = _empty(self.paths, pieces(T, CHUNK), N, D, like=source)
         self._states(source, segment, entering=leaving, kept=states, spans=None, REVERSE=reverse, CHUNK=CHUNK)
         return states
 
@@ -192,11 +204,43 @@ def _collect(steps: Tensor, inverse: Inverse, images: int, group: int, dtype: to
     parts, paths, T, D = steps.shape
     K, length = paths // images, starts.shape[-1] - 1
     out = torch.empty(images, K // group, length, D, dtype=dtype, device=steps.device)
-    _kernels().collect[(_pieces(length, ROWS) * _pieces(D, LANES) * (paths // group),)](
+    _kernels().collect[(pieces(length, ROWS) * pieces(D, LANES) * (paths // group),)](
         *(steps, visits, starts, out, parts, group, length, T, K, D),
         **dict(PER_IMAGE=visits.dim() == 3, ROWS=ROWS, BLOCK=LANES, **ONE_WARP),
     )
     return out
+
+
+def _collect_normed(steps: Tensor, inverse: Inverse, images: int, norm: NormGate, dtype: torch.dtype) -> Tensor:
+    """steps (1, B*K, T, D) -> (B, L, D): all directions added up, normalised and gated."""
+    visits, starts = inverse
+    _, paths, T, D = steps.shape
+    length, width, held = starts.shape[-1] - 1, power(D), NUMBERS * LANES
+    rows, warps = max(1, held // width), min(16, max(1, width // held))
+    out = torch.empty(images, length, D, dtype=dtype, device=steps.device)
+    z, z_row = (None, 0) if norm.z is None else as_rows(norm.z)
+    _kernels().collect_normed[(pieces(length, rows) * images,)](
+        *(steps, visits, starts, as_float(norm.weight), as_float(norm.bias), z, out),
+        *(length, T, paths // images, z_row, norm.eps),
+        **dict(C=D, PER_IMAGE=visits.dim() == 3, ROWS=rows, WIDTH=width, num_warps=warps, **FUSED),
+    )
+    return out
+
+
+def _path(given: ScanInputs) -> _Path:
+    K, channels, N = given.A.shape
+    sizes = dict(
+        L=given.length,
+        T=given.steps,
+        K=K,
+        D=channels,
+        N=N,
+        R=given.rank,
+        PER_IMAGE=given.orders is not None and given.orders.dim() == 3,
+        SOFTPLUS=given.softplus,
+    )
+    inputs = (given.delta, given.proj, given.dt_weight, given.dt_bias, given.A, given.orders)
+    return _Path(inputs, sizes, given.u.shape[0], _programs_at_once(given.u.device))
 
 
 class _Scan(torch.autograd.Function):
@@ -206,30 +250,12 @@ class _Scan(torch.autograd.Function):
     def forward(ctx: Any, *fields: Any) -> Tensor:
         given = ScanInputs(*fields)
         u, orders, length, skip = given.u, given.orders, given.length, given.D
-        K, channels, N = given.A.shape
-        sizes = dict(
-            L=length,
-            T=given.steps,
-            K=K,
-            D=channels,
-            N=N,
-            R=given.rank,
-            PER_IMAGE=orders is not None and orders.dim() == 3,
-            SOFTPLUS=given.softplus,
-        )
-        inputs = (given.delta, given.proj, given.dt_weight, given.dt_bias, given.A, orders)
-        path = _Path(inputs, sizes, u.shape[0], _programs_at_once(u.device))
-
-        segment = path.segment()
-        dtype = u.dtype if orders is None else torch.float32
-        steps = torch.empty(1, path.paths, sizes["T"], channels, dtype=dtype, device=u.device)
-        _kernels().outputs[path.grid(_pieces(sizes["T"], segment), LANES)](
-            *(u, *inputs, skip, path.leaving(u, segment), steps),
-            **dict(**sizes, **ONE_WARP, SEGMENT=segment, PER_K=path.per_direction(u), BLOCK=LANES),
-        )
+        path = _path(given)
+        steps = path.steps(u, skip, u.dtype if orders is None else torch.float32)
         inverse = None if orders is None else _inverse(orders, length)
-        ctx.save_for_backward(u, skip, *inputs, *(inverse or ()))
-        ctx.sizes = sizes
+        ctx.save_for_backward(u, skip, *path.inputs, *(inverse or ()))
+        ctx.sizes = path.sizes
+        K, channels = path.sizes["K"], path.sizes["D"]
         if inverse is None:
             return steps.view(path.images, K, length, channels)
         return _collect(steps, inverse, path.images, K if given.reduce else 1, u.dtype)
@@ -248,10 +274,10 @@ class _Scan(torch.autograd.Function):
         segment = path.segment(CHUNK)
         states = path.every_chunk(u, segment, path.leaving(u, segment), False)
         adjoints = path.every_chunk(grad, segment, path.leaving(grad, segment, True), True)
-        chunks = _pieces(T, CHUNK)
+        chunks = pieces(T, CHUNK)
         g_u = _empty(1, path.paths, T, D, like=u)
         g_delta = None if delta is None else _empty(*delta.shape, like=u)
-        g_proj = _empty(_pieces(D, WIDTH), path.paths, T, R + 2 * N, like=u)
+        g_proj = _empty(pieces(D, WIDTH), path.paths, T, R + 2 * N, like=u)
         g_parameters = _empty(images, K, chunks, N + R + 2, D, like=u)
         _kernels("gpu_gradients").gradients[path.grid(chunks, WIDTH)](
             *(u, *inputs, skip, grad, states, adjoints, g_u, g_delta, g_proj, g_parameters),
@@ -281,6 +307,15 @@ def scan(inputs: ScanInputs) -> Tensor:
     return y.squeeze(1) if inputs.reduce else y
 
 
+def normed(inputs: ScanInputs, norm: NormGate) -> Tensor:
+    """The sum over the paths goes from registers into the norm: without a backward."""
+    assert inputs.orders is not None
+    with torch.cuda.device_of(inputs.u):
+        path = _path(inputs)
+        steps = path.steps(inputs.u, inputs.D, torch.float32)
+        return _collect_normed(steps, _inverse(inputs.orders, inputs.length), path.images, norm, inputs.u.dtype)
+
+
 BACKEND = Backend(
     name="triton",
     device="cuda",
@@ -290,5 +325,6 @@ BACKEND = Backend(
         inputs.u.dtype != torch.float64 and inputs.u.numel() > 0 and max(inputs.states, inputs.rank) <= MOST
     ),
     scan=scan,
+    normed=normed,
     memory=2,
 )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mambair_cli.scan import gpu
 from mambair_cli.scan.backend import HALVES
+from mambair_cli.scan.gpu_layout import as_float, as_rows, pieces, power
 from mambair_cli.scan.kept import kept
 from mambair_cli.scan.library import tracing
 
@@ -30,14 +31,6 @@ KINDS = (torch.float32, *HALVES)
 
 def _kernels() -> Any:
     return importlib.import_module("mambair_cli.scan.gpu_fused")
-
-
-def _pieces(count: int, size: int) -> int:
-    return -(-count // size)
-
-
-def _power(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
 
 
 def takes(*tensors: Tensor | None) -> bool:
@@ -110,33 +103,18 @@ def trial(device: torch.device) -> str:
     return "" if worst < 0.1 else f"its kernels are off by {worst:.1g} on this device"
 
 
-def _float(t: Tensor | None) -> Tensor | None:
-    return None if t is None else kept(t, torch.float32, lambda w: w.float().contiguous())
-
-
-def _rows(x: Tensor) -> tuple[Tensor, int]:
-    """(..., C), dense or a slice of the channels of dense rows, and how far its rows are apart; else a dense copy."""
-    step = x.stride(-2) if x.dim() > 1 else x.shape[-1]
-    expected = step
-    for size, stride in zip(reversed(x.shape[:-1]), reversed(x.stride()[:-1]), strict=True):
-        if (size > 1 and stride != expected) or x.stride(-1) != 1:
-            return x.contiguous(), x.shape[-1]
-        expected *= size
-    return x, step
-
-
 def norm_gate(
     y: Tensor, z: Tensor | None, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype | None = None
 ) -> Tensor:
     """LayerNorm(y) [* SiLU(z)] over the last dimension, up to MOST_CHANNELS; of the type of y unless told."""
     channels, count = y.shape[-1], y.numel() // y.shape[-1]
     out = torch.empty(y.shape, dtype=dtype or y.dtype, device=y.device)
-    (y, y_row), (z, z_row) = _rows(y), (None, 0) if z is None else _rows(z)
-    width = _power(channels)
+    (y, y_row), (z, z_row) = as_rows(y), (None, 0) if z is None else as_rows(z)
+    width = power(channels)
     rows = max(1, 2048 // width)
     with torch.cuda.device_of(y):
-        _kernels().norm_gate[(_pieces(count, rows),)](
-            *(y, z, _float(weight), _float(bias), out, count, y_row, z_row, eps),
+        _kernels().norm_gate[(pieces(count, rows),)](
+            *(y, z, as_float(weight), as_float(bias), out, count, y_row, z_row, eps),
             **dict(C=channels, WIDTH=width, ROWS=rows, **FOUR_WARPS),
         )
     return out
@@ -149,13 +127,13 @@ def depthwise(
     (_, height, width, channels), side = x.shape, weight.shape[-1]
     out = torch.empty(x.shape, dtype=kind(x), device=x.device)
     taps = kept(weight, "taps", lambda w: w.detach().float().view(-1, side * side).t().contiguous())
-    (x, x_row), (partner, partner_row) = _rows(x), (None, 0) if partner is None else _rows(partner)
+    (x, x_row), (partner, partner_row) = as_rows(x), (None, 0) if partner is None else as_rows(partner)
     pixels = x.numel() // channels
-    block = min(64, _power(channels))
+    block = min(64, power(channels))
     each = max(1, 512 // block)
     with torch.cuda.device_of(x):
-        _kernels().depthwise[(_pieces(pixels, each), _pieces(channels, block))](
-            *(x, taps, _float(bias), partner, out, height, width, x_row, partner_row, pixels, channels),
+        _kernels().depthwise[(pieces(pixels, each), pieces(channels, block))](
+            *(x, taps, as_float(bias), partner, out, height, width, x_row, partner_row, pixels, channels),
             **dict(SIDE=side, DILATION=dilation, ACTIVATION=activation, PRODUCT=product),
             **dict(PIXELS=each, BLOCK=block, **EIGHT_WARPS),
         )
@@ -177,16 +155,16 @@ def linear(
     inside, outside = weight.shape[1], weight.shape[0]
     residual = other if add is None else add
     y = torch.empty(*x.shape[:-1], outside, dtype=half if residual is None else residual.dtype, device=x.device)
-    x, x_row = _rows(x)
+    x, x_row = as_rows(x)
     rows = x.numel() // inside
     weight = kept(weight, half, lambda w: w.to(half).contiguous())
-    n_block = min(BLOCK, max(16, _power(outside)))
-    k_block = min(32, max(16, _power(inside)))
-    sums = [None if t is None else t.contiguous() for t in (add, _float(scale), other)]
-    before = (None, None) if norm is None else (_float(norm.weight), _float(norm.bias))
+    n_block = min(BLOCK, max(16, power(outside)))
+    k_block = min(32, max(16, power(inside)))
+    sums = [None if t is None else t.contiguous() for t in (add, as_float(scale), other)]
+    before = (None, None) if norm is None else (as_float(norm.weight), as_float(norm.bias))
     with torch.cuda.device_of(x):
-        _kernels().linear[(_pieces(rows, BLOCK), _pieces(outside, n_block))](
-            *(x, *before, weight, _float(bias), *sums, y, rows, x_row, outside, norm.eps if norm else 0.0),
+        _kernels().linear[(pieces(rows, BLOCK), pieces(outside, n_block))](
+            *(x, *before, weight, as_float(bias), *sums, y, rows, x_row, outside, norm.eps if norm else 0.0),
             **dict(K=inside, ACTIVATION=activation, M_BLOCK=BLOCK, N_BLOCK=n_block, K_BLOCK=k_block),
             **EIGHT_WARPS,
         )
@@ -206,12 +184,12 @@ def window_attention(qkv: Tensor, table: Tensor, window: int, shift: int, far: f
     programs = images * (height // window) * (width // window) * (window * window // queries)
     with torch.cuda.device_of(qkv):
         _kernels().attention[(programs, heads)](
-            *(qkv, _float(table), out, height, width, shift, head**-0.5, far),
+            *(qkv, as_float(table), out, height, width, shift, head**-0.5, far),
             **dict(
                 C=channels,
                 HEADS=heads,
                 SIDE=window,
-                WIDTH=max(16, _power(head)),
+                WIDTH=max(16, power(head)),
                 QUERIES=queries,
                 KEYS=keys,
                 **EIGHT_WARPS,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from mambair_cli.scan.gpu_math import norm_gate_rows, silu
+
 SILU = tl.constexpr(1)  # numbers of activations, as in `fused.ACTIVATIONS`
 SIGMOID = tl.constexpr(2)
 GELU = tl.constexpr(3)
@@ -20,7 +22,7 @@ kernel = triton.jit(do_not_specialize=["rows", "pixels", "H", "W", "shift"])
 @triton.jit
 def _activated(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == SILU:
-        x = x * tl.sigmoid(x)
+        x = silu(x)
     elif ACTIVATION == SIGMOID:
         x = tl.sigmoid(x)
     elif ACTIVATION == GELU:
@@ -39,11 +41,7 @@ def norm_gate(
     c = tl.arange(0, WIDTH)[None, :]
     inside = (row < rows) & (c < C)
     x = tl.load(y + row * y_row + c, mask=inside, other=0.0).to(tl.float32)
-    x = tl.where(inside, x - (tl.sum(x, 1) / C)[:, None], 0.0)
-    x = x * tl.rsqrt(tl.sum(x * x, 1) / C + eps)[:, None]
-    x = x * tl.load(weight + c, mask=c < C) + tl.load(bias + c, mask=c < C)
-    if z is not None:
-        x = x * _activated(tl.load(z + row * z_row + c, mask=inside, other=0.0).to(tl.float32), SILU)
+    x = norm_gate_rows(x, inside, weight, bias, z, z_row, row, c, eps, C)
     tl.store(out + row * C + c, x.to(out.dtype.element_ty), mask=inside)
 
 

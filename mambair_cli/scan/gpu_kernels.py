@@ -7,7 +7,8 @@ segments, and `outputs` starts every segment from the state that enters it. With
 
 `gradients`, in `gpu_gradients`, takes a chunk of a few steps at once, from the states and adjoints at its borders,
 which `states` keeps. Results are written in the order of the steps and `collect` brings them back to the positions,
-so nothing is ever added by two programs and the sums have one order whatever the launch.
+so nothing is ever added by two programs and the sums have one order whatever the launch. At inference
+`collect_normed` does so, with the norm and the gate that follow.
 
 Layouts (all contiguous; D is the number of channels, F = R + 2N, the parts of a path are its segments or chunks):
   u, delta, grad (B, L, D) or, PER_K, (B, K, L, D)     proj (B, L, K, F)     orders (K, T) or (B, K, T)
@@ -26,7 +27,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mambair_cli.scan.gpu_math import LOG2E, softplus
+from mambair_cli.scan.gpu_math import LOG2E, norm_gate_rows, softplus
 from mambair_cli.scan.gpu_pieces import (
     beginning,
     find_visit,
@@ -232,6 +233,33 @@ def collect(
     lead, _, band, d = part_of_program(bands, K, D, BLOCK)
     paths = tl.num_programs(0).to(tl.int64) // tl.cdiv(D, BLOCK) // bands * group
     position = band * ROWS + tl.arange(0, ROWS)
+    total = _gathered(
+        steps, visits, starts, lead, position, d, paths, parts, group, L, T, K, D, PER_IMAGE, ROWS, BLOCK
+    )
+    inside = (position < L)[:, None] & (d < D)[None, :]
+    tl.store(out + (lead * L + position)[:, None] * D + d[None, :], total, mask=inside)
+
+
+@triton.jit
+def _gathered(
+    steps,
+    visits,
+    starts,
+    lead,
+    position,
+    d,
+    paths,
+    parts,
+    group,
+    L,
+    T,
+    K,
+    D,
+    PER_IMAGE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The sums of `collect` at some positions and channels: (ROWS, BLOCK), 0 outside."""
     in_d = (d < D)[None, :]
     inside = position < L
     total = tl.zeros([ROWS, BLOCK], tl.float32)
@@ -245,4 +273,33 @@ def collect(
             for part in range(parts):
                 rows = ((part * paths + bk) * T + t)[:, None] * D
                 total += tl.load(steps + rows + d[None, :], mask=(visit < count)[:, None] & in_d, other=0.0)
-    tl.store(out + (lead * L + position)[:, None] * D + d[None, :], total, mask=inside[:, None] & in_d)
+    return total
+
+
+@kernel
+def collect_normed(
+    steps,  # (B*K, T, C)
+    visits,
+    starts,
+    weight,  # (C), as bias
+    bias,
+    z,  # (B, L, C), rows z_row apart, or None
+    out,  # (B, L, C)
+    L,
+    T,
+    K,
+    z_row,
+    eps,
+    C: tl.constexpr,
+    PER_IMAGE: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,  # a power of two, at least C
+):
+    """`collect` of all directions, then `gpu_fused.norm_gate`: their sum is never written. Grid: rows, for B."""
+    image, _, band, c = part_of_program(tl.cdiv(L, ROWS), 1, C, WIDTH)
+    position = band * ROWS + tl.arange(0, ROWS)
+    total = _gathered(steps, visits, starts, image, position, c, 0, 1, K, L, T, K, C, PER_IMAGE, ROWS, WIDTH)
+    row, c = (image * L + position)[:, None], c[None, :]
+    inside = (position < L)[:, None] & (c < C)
+    total = norm_gate_rows(total, inside, weight, bias, z, z_row, row, c, eps, C)
+    tl.store(out + row * C + c, total.to(out.dtype.element_ty), mask=inside)

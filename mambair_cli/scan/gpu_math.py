@@ -31,3 +31,20 @@ def softplus(x):
 def softplus_slope(x):
     small = tl.exp(-tl.abs(x))
     return tl.where(x > 0, 1.0, small) / (1 + small)
+
+
+@triton.jit
+def silu(x):
+    return x * tl.sigmoid(x)
+
+
+@triton.jit
+def norm_gate_rows(x, inside, weight, bias, z, z_row, row, c, eps, C: tl.constexpr):
+    """LayerNorm over the C channels of rows x (ROWS, WIDTH) in float32, zeros outside, times SiLU(z) where there is
+    a z, whose rows are z_row apart. row (ROWS, 1) as int64, c (1, WIDTH)."""
+    x = tl.where(inside, x - (tl.sum(x, 1) / C)[:, None], 0.0)
+    x = x * tl.rsqrt(tl.sum(x * x, 1) / C + eps)[:, None]
+    x = x * tl.load(weight + c, mask=c < C) + tl.load(bias + c, mask=c < C)
+    if z is not None:
+        x = x * silu(tl.load(z + row * z_row + c, mask=inside, other=0.0).to(tl.float32))
+    return x

@@ -118,6 +118,17 @@ def scans(bench: Bench, name: str) -> None:
         detail = f"y {errors[0]:.1e}, gradients {max(errors[1:]):.1e}" + ("" if same else ", other bits every time")
         ok = errors[0] <= most[0] and max(errors[1:]) <= most[1] and same
         bench.found.check(f"scan, {name}, {str(kind)[6:]}", ok, detail)
+        if reduce:
+            exact, ours = (normed(q, backend) for q, backend in ((to(p, torch.float64), "torch"), (p, "triton")))
+            error = off(ours, exact)
+            bench.found.check(f"norm and gate, {name}, {str(kind)[6:]}", error <= most[1], f"{error:.1e}")
+
+
+def normed(p: Problem, backend: str) -> Tensor:
+    """The scan with a norm and a gate after it, by anything that has the right shape."""
+    norm = scan.NormGate(p["D"][0], p["dt_bias"][0], 1e-5, p["x"])
+    with torch.no_grad():
+        return scan.ordered_scan(**p, norm=norm, backend=backend)
 
 
 def _poison(bench: Bench) -> None:
@@ -252,6 +263,10 @@ def large(bench: Bench) -> None:
     few = {name: t[:, last] for name, t in p.items() if name not in ("x", "proj")}
     with torch.no_grad():
         expected = scan.ordered_scan(p["x"][..., last].contiguous(), p["proj"], **few, orders=table)
-        got = scan.ordered_scan(**p, orders=table)[..., last]
-    bench.found.check("indices beyond 2^31", off(got, expected) < 1e-6)
+        got = scan.ordered_scan(**p, orders=table)
+        norm = scan.NormGate(p["D"][0], p["dt_bias"][0], 1e-5)
+        gated = scan.ordered_scan(**p, orders=table, norm=norm)
+        same = torch.nn.functional.layer_norm(got[:, -9:], (channels,), *norm[:2])
+    bench.found.check("indices beyond 2^31", off(got[..., last], expected) < 1e-6)
+    bench.found.check("indices beyond 2^31, with a norm", off(gated[:, -9:], same) < 1e-5)
     return None
