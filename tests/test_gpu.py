@@ -317,9 +317,8 @@ def test_same_bits_every_time() -> None:
 @pytest.mark.parametrize(
     ("network", "targets", "kernels"),
     [
-        ("classic", ["sm_90"], ["states", "chain", "outputs", "gradients", "collect"]),
-        ("classic", ["gfx942"], ["outputs", "linear"]),
-        ("classic", ["sm_80", "sm_90", "gfx942"], ["collect_normed", "collect_normed-fp32"]),
+        ("classic", ["sm_90"], ["states", "chain", "outputs", "gradients", "collect", "collect_normed"]),
+        ("classic", ["sm_80", "gfx942"], ["outputs", "linear", "collect_normed", "collect_normed-fp32"]),
         ("v2-base", ["sm_80", "sm_90"], ["norm_gate", "depthwise", "linear", "attention", "attention-fp32"]),
     ],
 )
