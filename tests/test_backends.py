@@ -169,6 +169,8 @@ def test_norm_and_gate_are_left_to_others_or_taken_over_at_inference(monkeypatch
         assert (scan.ordered_scan(**p, norm=norm, backend="toy") == 1e-5).all()
     with pytest.raises(ValueError, match="needs reduce=True"):
         scan.ordered_scan(**p, reduce=False, norm=norm)
+    with pytest.raises(ValueError, match=r"a gate for \(2, 9, 4\) cannot be \(2, 8, 4\)"):
+        scan.ordered_scan(**p, norm=norm._replace(z=norm.z[:, 1:]))
 
 
 @pytest.mark.parametrize(("name", "said"), [("abacus", "no such backend"), ("mamba_ssm", "no CUDA device")])

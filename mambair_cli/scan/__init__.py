@@ -140,6 +140,8 @@ def ordered_scan(
     """
     if norm is not None and not reduce:
         raise ValueError("a norm follows the sum over the directions: it needs reduce=True")
+    if norm is not None and norm.z is not None and norm.z.shape != (shape := (len(x), *x.shape[-2:])):
+        raise ValueError(f"a gate for {shape} cannot be {tuple(norm.z.shape)}")
     return _run(ScanInputs(x, None, proj, dt_weight, dt_bias, A, D, orders, True, reduce), backend, norm)
 
 
