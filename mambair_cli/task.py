@@ -77,6 +77,8 @@ class Share:
 
     name: str
     help: str  # of the option
+    # What it is where it is not given, by a picture and its result of that size, and what was seen. None: all.
+    judge: Callable[[NDArray[Any], NDArray[Any]], tuple[float, str]] | None = None
 
 
 @dataclass(frozen=True)

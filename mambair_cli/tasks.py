@@ -142,6 +142,17 @@ def _quality_before(picture: Picture) -> tuple[Value, str] | None:
     return (found[0][0], found[1]) if found and int(found[0][0] or 0) < ROUGH_JPEG else None
 
 
+_NO_RAIN, _RAIN = 0.2, 0.4  # of the picture in which streaks were removed: docs/models.md
+
+
+def _rain_seen(before: NDArray[Any], after: NDArray[Any]) -> tuple[float, str]:
+    from mambair_cli.images.streaks import reach
+
+    share = reach(before, after)
+    believed = min(max((share - _NO_RAIN) / (_RAIN - _NO_RAIN), 0.0), 1.0)
+    return believed, f"streaks in {share:.0%} of the picture, rain would be in all of it"
+
+
 # ------------------------------------------------------------------------------------------------------------ records
 
 SIGMA = Level(
@@ -173,6 +184,9 @@ QUALITY = Level(
 )
 
 STRENGTH = Share("strength", "How much of it: 0 leaves the picture as it is. Default: 1.")
+RAIN_STRENGTH = Share(
+    "strength", "How much of it. Default: 1, less where streaks are in few places only, as rain is not.", _rain_seen
+)
 SHARPNESS = Share(
     "sharpness", "Of photographs: 0 is faithful and soft, 1 crisp, with detail made up. Default: the model's."
 )
@@ -297,10 +311,15 @@ DERAIN = Task(
     \b
     mambair derain street.jpg                   street_derained.jpg
     mambair derain -r frames/ -o dry/           a tree, mirrored
+    mambair derain --strength 1 street.jpg      wherever streaks are seen
+
+    Streaks in few places of a picture are lit windows rather than rain, and
+    stay. For the frames of a video say [bold]--strength 1[/], so that all are
+    treated alike.
     """,
     tag="derained",
     channel="y",
-    share=STRENGTH,
+    share=RAIN_STRENGTH,
     degradations=(
         Degradation(
             name="rain",

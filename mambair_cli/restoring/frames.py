@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from mambair_cli.restoring.fit import Size, resampled_bands, visible_colours
 from mambair_cli.restoring.running import TilesDone
 
 Array = np.ndarray[Any, Any]
+_ROWS = 256  # that are mixed at once
 FLOAT_MARGIN = 0.01  # by which float arrays may leave [0, 1]: resampling overshoots
 
 
@@ -69,6 +71,16 @@ def restore_frame(
         result = color.restore_gamut(result, original, space)
     alpha = None if frame.alpha is None else color.resample(frame.alpha, (width, height))
     return Frame(result, alpha, frame.duration)
+
+
+def mixed(before: Frame, after: Frame, share: float) -> Frame:
+    """`share` of a result, the rest of the frame of the same size that it was made of."""
+    pixels = after.pixels.copy()
+    for top in range(0, len(pixels), _ROWS):  # in floats a large picture is large
+        rows = slice(top, top + _ROWS)
+        one, other = color.as_float(before.pixels[rows]), color.as_float(after.pixels[rows])
+        pixels[rows] = color.quantise(one + np.float32(share) * (other - one), pixels.dtype)
+    return replace(after, pixels=pixels)
 
 
 def whole(network: Network, lq: Tensor, progress: TilesDone | None = None, used: Any = None) -> Tensor:

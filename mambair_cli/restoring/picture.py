@@ -111,6 +111,10 @@ def restore(
     if steps.models:
         load = load or _restorers()
         result, made = _restored(picture, request, [load(spec) for spec in steps.models], progress)
+        result, seen = _judged(picture, result, request)
+        if say and seen:
+            say(*seen)
+        notes += seen
     else:
         result, made = _resampled(picture, request), Record()
     record = replace(
@@ -177,6 +181,22 @@ def _restored(
     how = f"x{request.scale or growth:.3g}" if request.about.enlarges else request.about.tag
     kept = replace(picture.metadata, software=software.signature(str(record.model), how))
     return replace(picture, frames=tuple(results), metadata=kept), record
+
+
+def _judged(picture: Picture, result: Picture, request: Request) -> tuple[Picture, tuple[str, ...]]:
+    """As much of a result as its task believes in where nobody says how much, and what it saw."""
+    share = request.about.share
+    if not share or not share.judge or request.strength is not None or picture.size != result.size:
+        return result, ()
+    from mambair_cli.restoring.frames import mixed
+
+    pairs = list(zip(picture.frames, result.frames, strict=True))
+    believed, why = max(share.judge(before.pixels, after.pixels) for before, after in pairs)  # frames alike
+    if believed == 1:
+        return result, ()
+    kept = replace(result, frames=tuple(mixed(*pair, believed) for pair in pairs))
+    done = f"{believed:.0%} of the change made" if believed else "left as it was"
+    return kept, (f"{why}: {done} (--strength 1: all the same)",)
 
 
 def _resampled(picture: Picture, request: Request) -> Picture:

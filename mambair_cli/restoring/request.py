@@ -56,7 +56,7 @@ class Request:
     sigma: Value = None  # 0 to 255, "real" or "auto"
     quality: Value = None  # JPEG, 1 to 100; None: the picture's own
     compressed: bool | None = None  # low-resolution input that went through JPEG; None: as the file's format is
-    strength: float | None = None  # share of the result, the rest is the picture as it was
+    strength: float | None = None  # share of the result, the rest is the picture as it was; None: the task's own
     sharpness: float | None = None  # of photographs that are enlarged, 0 to 1; None: the model's own
     fit: Fit = NO_FIT
     model: str | None = None
