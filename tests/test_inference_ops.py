@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mambair_cli.archs.layers import ChannelAttention
 from mambair_cli.scan import attention, cpu, fused, products, routing
 
 needs_kernel = pytest.mark.skipif(bool(cpu.missing), reason=f"native kernel {cpu.missing}")
@@ -47,6 +50,39 @@ def test_linear(instruction_set: str, monkeypatch: pytest.MonkeyPatch, rows: int
         return products.linear(x, weight, bias, norm=norm.requires_grad_(False), add=add, scaled=(scale, other))
 
     compare(everything, x, weight, bias, add, other, scale, tolerance=5e-6)
+
+
+@pytest.mark.parametrize(("directions", "size"), [(4, 24), (4, 19), (3, 5), (2, 1), (1, 33)])
+def test_projections_of_several_directions(
+    instruction_set: str, monkeypatch: pytest.MonkeyPatch, directions: int, size: int
+) -> None:
+    monkeypatch.setattr(products, "WIDE_VECTORS", True)
+    torch.manual_seed(0)
+    compare(products.project, torch.randn(2, 67, 9), torch.randn(directions, size, 9))
+
+
+@pytest.mark.parametrize(("channels", "hidden", "side"), [(60, 2, 40), (7, 1, 3), (48, 3, 17)])
+def test_channel_attention(instruction_set: str, channels: int, hidden: int, side: int) -> None:
+    torch.manual_seed(0)
+    attention = ChannelAttention(channels, channels // hidden)
+    exact = deepcopy(attention).double()
+    x, residual, scale = (
+        torch.randn(2, side, side + 1, channels),
+        torch.randn(2, side, side + 1, channels),
+        torch.randn(channels),
+    )
+    expected = exact.residual(x.double(), residual.double(), scale.double())
+    before, results = torch.get_num_threads(), list[Tensor]()
+    try:
+        with torch.no_grad():
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                ours = attention.residual(x, residual, scale)
+                assert (ours - expected).abs().max() <= 2e-6 * expected.abs().max()
+                results.append(ours)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*results)
 
 
 def test_gelu_far_from_zero(instruction_set: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,32 @@ def test_same_bits_whatever_the_threads(instruction_set: str, shape: dict[str, A
 
 
 @needs_kernel
+def test_directions_may_lie_apart(instruction_set: str) -> None:
+    p = to32(problem(9, B=2, K=3, R=2, N=10, D=20, L=40, T=40, pads=False, per_image=False))
+    p["orders"] = torch.stack([torch.randperm(40) for _ in range(3)]).int()  # every position once: nothing is zeroed
+    expected, expected_grads = gradients("cpu", p, True)
+    p["proj"] = p["proj"].transpose(1, 2).contiguous().transpose(1, 2)
+    with torch.inference_mode():
+        assert torch.equal(scan.ordered_scan(**p, backend="cpu"), expected)
+    y, grads = gradients("cpu", p, True)
+    assert torch.equal(y, expected)
+    assert all(torch.equal(grad, expected_grads[name]) for name, grad in grads.items())
+    p["orders"][1, 5] = p["orders"][1, 6]  # no longer: a place that no direction but two visits
+    assert relative(scan.ordered_scan(**p, backend="cpu"), scan.ordered_scan(**p, backend="torch")) <= 1e-5
+
+
+@needs_kernel
+def test_nothing_is_kept_for_a_backward_that_cannot_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = to32(problem(10, B=1, K=1, R=1, N=1, D=1, L=4, T=4, pads=False, per_image=False))
+    p["A"].requires_grad_()  # as the weights of networks do
+    monkeypatch.delattr(cpu._cpu, "kept_size")
+    with torch.no_grad():
+        scan.ordered_scan(**p)
+    with pytest.raises(AttributeError):
+        scan.ordered_scan(**p)
+
+
+@needs_kernel
 def test_orders_outside_the_map_are_refused() -> None:
     p = to32(problem(7, B=1, K=1, R=1, N=1, D=1, L=4, T=4, pads=False, per_image=False))
     p["orders"] = torch.tensor([[0, 1, 2, 4]], dtype=torch.int32)

@@ -18,7 +18,7 @@ from mambair_cli.scan import NormGate, fused, gpu_around, ordered_scan
 from mambair_cli.scan import orders as paths
 from mambair_cli.scan.backend import without_autocast
 from mambair_cli.scan.kept import kept
-from mambair_cli.scan.products import linear
+from mambair_cli.scan.products import linear, project
 
 DT_RANGE = (1e-3, 1e-1)  # initial step sizes (Mamba, Gu & Dao 2023, 3.6)
 
@@ -144,12 +144,6 @@ def scan_parameters(directions: int, channels: int, d_state: int, dt_rank: int) 
     return tuple(map(nn.Parameter, (x_proj, dt_weight, dt_bias, A_logs, torch.ones(directions * channels))))
 
 
-def project(x: Tensor, x_proj_weight: Tensor) -> Tensor:
-    """Every direction's [dt low-rank | B | C] in one product: (B, L, D) -> (B, L, K, R+2N)."""
-    rows = kept(x_proj_weight, "rows", lambda w: w.flatten(0, 1))
-    return linear(x, rows).unflatten(-1, x_proj_weight.shape[:2])
-
-
 def run_scan(
     x: Tensor,
     proj: Tensor,
@@ -177,6 +171,7 @@ class SelectiveScan(nn.Module):
         self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds = parameters
 
     def project(self, x: Tensor) -> Tensor:
+        """Every direction's [dt low-rank | B | C] in one product: (B, L, D) -> (B, L, K, R+2N)."""
         return project(x, self.x_proj_weight)
 
     def scan(
@@ -241,6 +236,11 @@ class ChannelAttention(nn.Module):
             return x * self._factors(x)[..., None, None]
         return x * self.attention(x)
 
+    def residual(self, x: Tensor, residual: Tensor, scale: Tensor) -> Tensor:
+        """scale * residual + attention(x), all channel last."""
+        y = fused.attend(x, matrix(self.attention[1]), matrix(self.attention[3]), residual, scale)
+        return scale_add(residual, scale, conv(x, self)) if y is None else y
+
     def _factors(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C), in fewer launches."""
         mean, (shrink, grow) = x.mean((2, 3)), (self.attention[i] for i in (1, 3))
@@ -260,8 +260,13 @@ class CAB(nn.Module):
             ChannelAttention(width, squeeze),
         )
 
-    def forward(self, x: Tensor, norm: nn.LayerNorm | None = None) -> Tensor:
-        return conv(x if norm is None else norm(x, half=True), self.cab)
+    def forward(self, x: Tensor) -> Tensor:
+        return conv(x, self.cab)
+
+    def residual(self, x: Tensor, norm: nn.LayerNorm, scale: Tensor) -> Tensor:
+        """scale * x + CAB(norm(x))"""
+        attention = cast(ChannelAttention, self.cab[-1])
+        return attention.residual(conv(norm(x, half=True), self.cab[:-1]), x, scale)
 
 
 class Mlp(nn.Module):

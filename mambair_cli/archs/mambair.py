@@ -15,12 +15,10 @@ from mambair_cli.archs.layers import (
     SS2D,
     ChannelAttention,
     LayerNorm,
-    conv,
     depthwise,
     dwconv,
     full_precision,
     pointwise,
-    scale_add,
 )
 from mambair_cli.archs.skeleton import Group, Skeleton, group_depths, skeleton_arguments
 from mambair_cli.archs.unet import UNet, unet_arguments
@@ -41,10 +39,11 @@ class LightCAB(nn.Module):
             ChannelAttention(width, squeeze),
         )
 
-    def forward(self, x: Tensor, norm: LayerNorm) -> Tensor:
+    def residual(self, x: Tensor, norm: LayerNorm, scale: Tensor) -> Tensor:
+        """scale * x + CAB(norm(x))"""
         shrink, near, _, grow, far, attention = cast(Sequence[nn.Conv2d], self.cab)
         y = pointwise(dwconv(pointwise(x, shrink, norm), near, gelu=True), grow)
-        return conv(dwconv(y, far), attention)
+        return cast(ChannelAttention, attention).residual(dwconv(y, far), x, scale)
 
 
 class Block(nn.Module):
@@ -61,7 +60,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.self_attention(x, self.ln_1, scaled=(self.skip_scale, x))
-        return scale_add(x, self.skip_scale2, self.conv_blk(x, self.ln_2))
+        return self.conv_blk.residual(x, self.ln_2, self.skip_scale2)
 
 
 class MambaIR(Skeleton):

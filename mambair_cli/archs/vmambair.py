@@ -24,12 +24,12 @@ from mambair_cli.archs.layers import (
     dwconv,
     full_precision,
     linear_halves,
-    project,
     run_scan,
     scan_parameters,
 )
 from mambair_cli.archs.unet import Norm, UNet, unet_arguments
 from mambair_cli.scan import orders as paths
+from mambair_cli.scan.products import project
 
 D_STATE = 16
 TAIL_SCALE = 4

@@ -20,8 +20,8 @@ class ScanInputs(NamedTuple):
     """One scan in the one layout that all back ends take; see `mambair_cli.scan.ordered_scan` for what it means.
 
     B images, K paths (directions), L positions, T steps, D channels, N states, R the rank of the time steps. All are
-    contiguous and on one device. u, delta and proj are of one floating type; the parameters are float32 (float64
-    where u is); orders are int32.
+    contiguous, but for proj on a CPU, which may lie there as (B, K, L, R + 2N), and on one device. u, delta and proj
+    are of one floating type; the parameters are float32 (float64 where u is); orders are int32.
     """
 
     u: Tensor  # (B, L, D), shared by the paths, or (B, K, L, D)
@@ -97,7 +97,9 @@ class ScanInputs(NamedTuple):
         orders = None if self.orders is None else self.orders.to(self.u.device, torch.int32).contiguous()
         A = self.A.to(parameter).contiguous()
         dt_weight, dt_bias, D = (as_type(t, parameter) for t in (self.dt_weight, self.dt_bias, self.D))
-        u, proj = self.u.contiguous(), self.proj.to(kind).contiguous()
+        u, proj = self.u.contiguous(), self.proj.to(kind)
+        if not (proj.is_cpu and proj.transpose(1, 2).is_contiguous()):
+            proj = proj.contiguous()
         return ScanInputs(
             u, as_type(self.delta, kind), proj, dt_weight, dt_bias, A, D, orders, self.softplus, self.reduce
         )

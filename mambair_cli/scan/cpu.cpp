@@ -7,13 +7,13 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "around.hpp"
 #include "chosen.hpp"
 #include "cpu_kernel.hpp"
 #include "parallel.hpp"
@@ -21,7 +21,6 @@
 #include "tensor.hpp"
 
 namespace nb = nanobind;
-using Maybe = std::optional<Array>;
 
 namespace {
 
@@ -41,19 +40,15 @@ int64_t kept_size(int64_t batch, int64_t directions, int64_t steps, int64_t chan
   return batch * directions * blocks * ((steps + KEPT - 1) / KEPT) * states * width;
 }
 
-template <class T>
-T* pointer(const Maybe& a) {
-  return a ? (T*)a->data() : nullptr;
-}
-
 template <class A>
 Dtype dtype_of(const A& a) {
   return a.item == 4 ? Dtype::float32 : Dtype::bfloat16;
 }
 
 // u, delta (batch, length, channels) shared by the directions, or (batch, directions, length, channels);
-// proj (batch, length, directions, rank + 2 states); orders (directions, steps) or (batch, directions, steps).
-Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe& dt_weight, const Maybe& dt_bias,
+// proj (batch, length, directions, rank + 2 states), its directions proj_direction apart: rows of one beside those of
+// the others, or all of one before the next; orders (directions, steps) or (batch, directions, steps).
+Scan describe(const Array& u, const Maybe& delta, const Strided& proj, int64_t proj_direction, const Maybe& dt_weight, const Maybe& dt_bias,
               const Array& A, const Maybe& D, const Maybe& orders, bool softplus) {
   Scan s{};
   s.batch = int(u.shape(0));
@@ -71,9 +66,10 @@ Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe
   s.u_row = s.channels;
   s.u_direction = shared ? 0 : plane;
   s.u_batch = shared ? plane : s.directions * plane;
-  s.proj_direction = s.rank + 2 * s.states;
-  s.proj_row = s.proj_direction * s.directions;
-  s.proj_batch = s.proj_row * s.length;
+  const int64_t size = s.rank + 2 * s.states;
+  s.proj_direction = proj_direction;
+  s.proj_row = proj_direction == size ? size * s.directions : size;
+  s.proj_batch = size * s.directions * s.length;
   s.dt_weight = pointer<float>(dt_weight);
   s.dt_bias = pointer<float>(dt_bias);
   s.A = (const float*)A.data();
@@ -88,17 +84,19 @@ Scan describe(const Array& u, const Maybe& delta, const Array& proj, const Maybe
 
 // y (parts, batch, length, channels): each part sums as many of the directions, and the caller adds the parts, two
 // halves of the directions apart; so the sums are the same with any number of parts, unless a direction visits a
-// position twice. Or, without `reduce`, (batch, directions, length, channels), one each.
-void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
-             bool softplus, Array y, Maybe kept, bool reduce, int threads) {
-  const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
+// position twice. Or, without `reduce`, (batch, directions, length, channels), one each. `once`: every direction visits
+// every position once, so y may hold anything; else zeros.
+void forward(Array u, Maybe delta, Strided proj, int64_t proj_direction, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D,
+             Maybe orders, bool softplus, Array y, Maybe kept, bool reduce, bool once, int threads) {
+  const Scan s = describe(u, delta, proj, proj_direction, dt_weight, dt_bias, A, D, orders, softplus);
   const Kernels& kernel = *chosen;
   const int64_t plane = int64_t(s.length) * s.channels;
   const Plan plan(s, kernel.width, reduce ? int(y.shape(0)) : s.directions, threads);
   const int chains = s.batch * plan.parts * plan.groups;
   const int64_t block = int64_t(s.states) * kernel.width, chain = plan.blocks * block;
-  auto output = [&](int part) {
+  auto output = [&](int part, int k) {
     Output o{};
+    o.fresh = once && k == part * s.directions / plan.parts;  // the first to get there
     o.kept = pointer<float>(kept);
     o.y_row = s.channels;
     o.y = (float*)y.data() + (reduce ? int64_t(part) * s.batch * plane : 0);
@@ -119,7 +117,7 @@ void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, A
       const Share share(plan, c / plan.parts % plan.groups);
       Stretch over = stretch(c, piece);
       if (write) over.state = &states[size_t((int64_t(c) * plan.pieces + piece) * chain)], over.end = nullptr;
-      kernel.scan_forward(s, output(part), b, part, share.begin, share.end, over);
+      kernel.scan_forward(s, output(part, part), b, part, share.begin, share.end, over);
     };
     const int inner = plan.pieces - 1;  // the last one's end is nobody's beginning
     parallel::run(chains * inner, threads, [&](int task) { visit(task / inner, task % inner, false); });
@@ -144,7 +142,7 @@ void forward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, A
     if (piece == 0) std::fill(state, state + chain, 0.0f);
     Stretch over{piece * plan.steps, std::min((piece + 1) * plan.steps, s.steps), state, nullptr, nullptr};
     if (plan.segments) over.end = &ends[size_t(c * chain)], over.time = &times[size_t(c * chain)];
-    kernel.scan_forward(s, output(part), b, k, share.begin, share.end, over);
+    kernel.scan_forward(s, output(part, k), b, k, share.begin, share.end, over);
     if (plan.segments) kernel.scan_carry(s, k, share.begin, share.end, over, state);
   });
 }
@@ -170,7 +168,7 @@ int last_tasks() { return parallel::last; }
 void backward(Array u, Maybe delta, Array proj, Maybe dt_weight, Maybe dt_bias, Array A, Maybe D, Maybe orders,
               bool softplus, Array gy, Array kept, Array g_u, Maybe g_delta, Array g_proj, Maybe g_dt_weight, Array g_dt_bias,
               Array g_A, Array g_D, bool reduced, int threads) {
-  const Scan s = describe(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus);
+  const Scan s = describe(u, delta, proj, proj.shape(3), dt_weight, dt_bias, A, D, orders, softplus);
   const Kernels& kernel = *chosen;
   const int blocks = (s.channels + kernel.width - 1) / kernel.width, groups = int(g_proj.shape(0));
   const int halves = int(g_u.shape(0));
@@ -258,97 +256,6 @@ void norm_gate_backward(Strided y, int64_t y_row, std::optional<Strided> z, int6
   });
 }
 
-// x (rows, in), rows x_row apart; weight (out, in); add, scaled (rows, out)
-void linear(Strided x, int64_t x_row, Maybe norm_weight, Maybe norm_bias, float eps, Array weight, Maybe bias, bool gelu,
-            Maybe add, Maybe scaled, Maybe scale, Array y, int threads) {
-  const Kernels& kernel = *chosen;
-  Linear l{};
-  l.rows = int64_t(y.shape(0));
-  l.in = int(weight.shape(1));
-  l.out = int(weight.shape(0));
-  l.x = (const float*)x.data();
-  l.x_row = x_row;
-  l.norm_weight = pointer<float>(norm_weight);
-  l.norm_bias = pointer<float>(norm_bias);
-  l.eps = eps;
-  l.bias = pointer<float>(bias);
-  l.gelu = gelu;
-  l.add = pointer<float>(add);
-  l.scaled = pointer<float>(scaled);
-  l.scale = pointer<float>(scale);
-  l.y = (float*)y.data();
-  nb::gil_scoped_release release;
-  std::vector<float> packed(size_t(kernel.packed_size(l.in, l.out)));
-  parallel::run(kernel.panels(l.out), int64_t(l.in) * l.out < 1 << 16 ? 1 : threads,
-                [&](int panel) { kernel.pack((const float*)weight.data(), l.in, l.out, panel, packed.data()); });
-  l.packed = packed.data();
-  const int64_t band = 96;
-  parallel::run(int((l.rows + band - 1) / band), threads,
-                [&](int task) { kernel.linear(l, task * band, std::min((task + 1) * band, l.rows)); });
-}
-
-// qkv (batch, height, width, 3 * channels), table ((2 window - 1)^2, heads): the bias by the way from key to query
-void attention(Array qkv, Array table, int window, int shift, float far, Array y, int threads) {
-  const Kernels& kernel = *chosen;
-  const int heads = int(table.shape(1)), width = int(y.shape(3)) / heads, places = int(table.shape(0));
-  const float log2e = 1.44269504088896341f, *from = (const float*)table.data();
-  const int batch = int(y.shape(0)), rows = int(y.shape(1)) / window, columns = int(y.shape(2)) / window;
-  nb::gil_scoped_release release;
-  const int64_t bias_head = places + kernel.width;
-  std::vector<float> bias(size_t(heads * bias_head));
-  for (int head = 0; head < heads; head++)
-    for (int at = 0; at < places; at++) bias[size_t(head * bias_head + at)] = from[int64_t(at) * heads + head] * log2e;
-  const Attention a{int(y.shape(1)), int(y.shape(2)), window, shift, heads, width, (const float*)qkv.data(), bias.data(),
-                    bias_head, log2e / std::sqrt(float(width)), far * log2e, (float*)y.data()};
-  // All heads of a window one after the other: they share the lines of the cache that its pixels lie in.
-  parallel::run(batch * heads * rows * columns, threads, [&](int task) {
-    const int head = task % heads, window_at = task / heads;
-    kernel.attention(a, window_at / columns / rows, window_at / columns % rows, window_at % columns, head);
-  });
-}
-
-// logits (rows, tokens) -> category (rows)
-void route(Array logits, uint64_t key, uint32_t layer, Array category, int threads) {
-  const Kernels& kernel = *chosen;
-  const Route r{int(logits.shape(1)), (const float*)logits.data(), key, layer, (int32_t*)category.data()};
-  const int64_t rows = int64_t(category.shape(0)), band = 64;
-  nb::gil_scoped_release release;
-  parallel::run(int((rows + band - 1) / band), threads,
-                [&](int task) { kernel.route(r, task * band, std::min((task + 1) * band, rows)); });
-}
-
-// category (batch, length) -> visits: positions by category, those of one in order; step_of: where each is visited
-void visit(Array category, int categories, Array visits, Array step_of, int threads) {
-  const int64_t length = int64_t(category.shape(1));
-  nb::gil_scoped_release release;
-  parallel::run(int(category.shape(0)), threads, [&](int b) {
-    const int32_t* of = (const int32_t*)category.data() + b * length;
-    int32_t *at = (int32_t*)visits.data() + b * length, *step = (int32_t*)step_of.data() + b * length;
-    std::vector<int32_t> next(size_t(categories) + 1);
-    for (int64_t i = 0; i < length; i++) next[size_t(of[i]) + 1]++;
-    for (int c = 0; c < categories; c++) next[size_t(c) + 1] += next[size_t(c)];
-    for (int64_t i = 0; i < length; i++) {
-      step[i] = next[size_t(of[i])]++;
-      at[step[i]] = int32_t(i);
-    }
-  });
-}
-
-// x (batch, height, width, channels) whose pixels lie x_row apart, the partner's partner_row; taps (side * side, channels)
-void filter(Strided x, int64_t x_row, int side, int dilation, Array taps, Array bias, int activation, std::optional<Strided> partner,
-            int64_t partner_row, bool product, Array y, int threads) {
-  const Kernels& kernel = *chosen;
-  const Filter f{int(y.shape(0)), int(y.shape(1)), int(y.shape(2)), int(y.shape(3)), side, dilation, Activation(activation), product,
-                 (const float*)x.data(), x_row, (const float*)taps.data(), (const float*)bias.data(),
-                 partner ? (const float*)partner->data() : nullptr, partner_row, (float*)y.data()};
-  const int band = 2, bands = (f.height + band - 1) / band;
-  nb::gil_scoped_release release;
-  parallel::run(f.batch * bands, threads, [&](int task) {
-    const int begin = task % bands * band;
-    kernel.filter(f, task / bands, begin, std::min(begin + band, f.height));
-  });
-}
-
 // Every thread runs 12 * width * rounds multiply-adds; returns their number.
 int64_t multiply_adds(int64_t rounds, int threads) {
   const Kernels& kernel = *chosen;
@@ -369,8 +276,8 @@ NB_MODULE(_cpu, m) {
   m.def("scan_parts", &scan_parts);
   m.def("scan_tasks", &scan_tasks);
   m.def("last_tasks", &last_tasks, "What the last call from this thread was cut into.");
-  m.def("forward", &forward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
-        nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg());
+  m.def("forward", &forward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
+        nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg());
   m.def("backward", &backward, nb::arg(), nb::arg().none(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(),
         nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
         nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg());
@@ -378,13 +285,14 @@ NB_MODULE(_cpu, m) {
   m.def("depthwise_backward", &depthwise_backward, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
         nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg());
   m.attr("MAX_HEAD") = MAX_HEAD;
-  m.def("linear", &linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(),
-        nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg());
-  m.def("attention", &attention);
-  m.def("route", &route);
-  m.def("visit", &visit);
+  m.def("linear", &around::linear, nb::arg(), nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg().none(),
+        nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg());
+  m.def("attention", &around::attention);
+  m.def("attend", &around::attend);
+  m.def("route", &around::route);
+  m.def("visit", &around::visit);
   m.def("multiply_adds", &multiply_adds);
-  m.def("filter", &filter, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
+  m.def("filter", &around::filter, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(),
         nb::arg(), nb::arg(), nb::arg());
   m.def("norm_gate", &norm_gate, nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg(),
         nb::arg());

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from functools import reduce
 from importlib.util import find_spec
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakIdKeyDictionary
 
 from mambair_cli.scan.backend import Backend, ScanInputs
 
@@ -33,30 +35,39 @@ def instruction_sets() -> list[str]:
     return [] if missing else _cpu.instruction_sets()
 
 
+def _forward(inputs: ScanInputs, kept: Tensor | None) -> Tensor:
+    """y; `kept` is filled with what a backward starts from."""
+    once = _once(inputs.orders, inputs.length)
+    directions, channels, _ = inputs.A.shape
+    batch, length = inputs.u.shape[0], inputs.length
+    parts, threads = 1, torch.get_num_threads()
+    if inputs.reduce:
+        parts = _cpu.scan_parts(batch, directions, channels, threads)
+    shape = (parts, batch, length) if inputs.reduce else (batch, directions, length)
+    y = (torch.empty if once else torch.zeros)(*shape, channels)
+    u, delta, _, *rest = inputs.tensors
+    proj = inputs.proj
+    _cpu.forward(u, delta, proj, proj.stride(2), *rest, inputs.softplus, y, kept, inputs.reduce, once, threads)
+    if inputs.reduce:
+        # The directions of either half in turn, then the halves: the same sums with any number of parts.
+        halves = [y[: parts // 2], y[parts // 2 :]] if parts > 1 else [y]
+        y = reduce(Tensor.add_, [reduce(Tensor.add_, half) for half in halves])
+    return y.to(inputs.u.dtype)
+
+
 class _Scan(torch.autograd.Function):
     """The fields of `ScanInputs`, u in float32 or bfloat16."""
 
     @staticmethod
     def forward(ctx: Any, *fields: Any) -> Tensor:
         inputs = ScanInputs(*fields)
-        directions, channels, states = inputs.A.shape
-        batch, length = inputs.u.shape[0], inputs.length
-        parts, threads = 1, torch.get_num_threads()
-        if inputs.reduce:
-            parts = _cpu.scan_parts(batch, directions, channels, threads)
-        shape = (parts, batch, length) if inputs.reduce else (batch, directions, length)
-        y = torch.zeros(*shape, channels)
-        kept = None
-        if any(ctx.needs_input_grad):
-            kept = torch.empty(_cpu.kept_size(batch, directions, inputs.steps, channels, states))
-        _cpu.forward(*inputs.tensors, inputs.softplus, y, kept, inputs.reduce, threads)
-        if inputs.reduce:
-            # The directions of either half in turn, then the halves: the same sums with any number of parts.
-            halves = [y[: parts // 2], y[parts // 2 :]] if parts > 1 else [y]
-            y = reduce(Tensor.add_, [reduce(Tensor.add_, half) for half in halves])
+        inputs = inputs._replace(proj=inputs.proj.contiguous())  # as its gradient is
+        batch, (directions, channels, states) = inputs.u.shape[0], inputs.A.shape
+        kept = torch.empty(_cpu.kept_size(batch, directions, inputs.steps, channels, states))
+        y = _forward(inputs, kept)
         ctx.save_for_backward(*inputs.tensors, kept)
         ctx.flags = inputs.softplus, inputs.reduce
-        return y.to(inputs.u.dtype)
+        return y
 
     @staticmethod
     @once_differentiable
@@ -93,15 +104,37 @@ def takes(inputs: ScanInputs) -> bool:
     return inputs.u.dtype != torch.float64 and 0 < inputs.states <= _cpu.MAX_STATES and inputs.rank <= _cpu.MAX_RANK
 
 
+_seen: MutableMapping[Tensor, tuple[tuple[int, ...], bool]] = WeakIdKeyDictionary()  # orders that were looked at
+
+
+def _once(orders: Tensor | None, length: int) -> bool:
+    """Whether it is known that every path visits every position once; what (K, T) orders are is remembered with them.
+
+    Raises IndexError for positions that are none: the kernel follows them blindly."""
+    if orders is None or not orders.numel():
+        return orders is None
+    low, high = (int(v) for v in torch.aminmax(orders))
+    if low < -1 or high >= length:
+        raise IndexError(f"orders reach from {low} to {high}; positions are 0 to {length - 1}, pads -1")
+    if orders.is_inference() or orders.dim() == 3:
+        return False
+    state = orders._version, orders.data_ptr(), length
+    seen = _seen.get(orders)
+    if seen and seen[0] == state:
+        return seen[1]
+    visited = torch.zeros(orders.shape[0], length, dtype=torch.bool)
+    once = low >= 0 and orders.shape[1] == length and bool(visited.scatter_(1, orders.long(), True).all())
+    _seen[orders] = state, once
+    return once
+
+
 def scan(inputs: ScanInputs) -> Tensor:
-    if inputs.orders is not None and inputs.orders.numel():
-        low, high = (int(v) for v in torch.aminmax(inputs.orders))
-        if low < -1 or high >= inputs.length:  # the kernel follows these indices blindly
-            raise IndexError(f"orders reach from {low} to {high}; positions are 0 to {inputs.length - 1}, pads -1")
     if inputs.u.dtype == torch.float16:
         delta = None if inputs.delta is None else inputs.delta.float()
         return scan(inputs._replace(u=inputs.u.float(), delta=delta, proj=inputs.proj.float())).half()
-    return _Scan.apply(*inputs)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs.tensors):
+        return _Scan.apply(*inputs)
+    return _forward(inputs, None)
 
 
 BACKEND = Backend(

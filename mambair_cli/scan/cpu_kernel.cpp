@@ -177,7 +177,7 @@ void forward(const Scan& s, const Output& out, int b, int k, int begin_block, in
         const int64_t l = rows.position[i];
         if (!WRITES || l < 0) continue;
         float* p = part.y + l * out.y_row;
-        store(p, load(p, lanes) + (even + odd), lanes);
+        store(p, (out.fresh ? vf{} : load(p, lanes)) + (even + odd), lanes);
       }
       for (int n = 0; n < states; n++) {
         part.h[n] = h[n];
@@ -364,12 +364,14 @@ void linear(const Linear&, int64_t, int64_t);
 void attention(const Attention&, int, int, int, int);
 void route(const Route&, int64_t, int64_t);
 void filter(const Filter&, int, int, int);
+void sum_rows(const float*, int64_t, int, float*);
+void weigh(const Weighed&, const float*, int64_t, int64_t);
 float multiply_adds(int64_t);
 
 extern const Kernels kernels;
 const Kernels kernels{
     NAME(MAMBAIR_ISA), W,           scan_forward, scan_carry, scan_backward, depthwise, depthwise_backward, norm_gate,
     norm_gate_backward, packed_size, panels,       pack,       linear,        attention, route,              filter,
-    multiply_adds};
+    sum_rows, weigh, multiply_adds};
 
 }  // namespace MAMBAIR_ISA

@@ -27,8 +27,9 @@ struct Scan {
 constexpr int CHUNK = 32, KEPT = 16;
 static_assert(CHUNK % KEPT == 0);
 
-// Where results go; y rows of one direction are added to what is there.
+// Where results go: y rows of one direction are added to what is there, or replace it.
 struct Output {
+  bool fresh;
   float* y;
   int64_t y_batch, y_direction, y_row;
   float* kept;  // states before every KEPT steps, (batch, direction, block, piece, states, width), or null
@@ -105,7 +106,8 @@ struct Linear {
   const float *packed, *bias;  // weight by `pack`; bias (out) or null
   bool gelu;
   const float *add, *scaled, *scale;  // (rows, out), (rows, out), (out), each or null
-  float* y;                           // (rows, out)
+  int part;                           // outputs of a plane: all of them, or fewer
+  float* y;                           // (out / part, rows, part)
 };
 
 // Softmax(q k^T scale + bias) v in windows of a map that is first rolled by `shift`, and rolled back.
@@ -141,6 +143,13 @@ struct Filter {
   float* y;
 };
 
+// y = scale * residual + factor * x, of rows of channels; scale and factors (channels)
+struct Weighed {
+  int channels;
+  const float *x, *residual, *scale;
+  float* y;
+};
+
 struct Kernels {
   const char* name;
   int width;  // channels per vector
@@ -160,6 +169,8 @@ struct Kernels {
   void (*attention)(const Attention&, int batch, int row, int column, int head);
   void (*route)(const Route&, int64_t row_begin, int64_t row_end);
   void (*filter)(const Filter&, int batch, int row_begin, int row_end);
+  void (*sum_rows)(const float* x, int64_t rows, int channels, float* sums);
+  void (*weigh)(const Weighed&, const float* factor, int64_t row_begin, int64_t row_end);
   float (*multiply_adds)(int64_t rounds);
 };
 

@@ -59,6 +59,8 @@ void tile(const Linear& l, const float* x, int64_t x_row, int64_t row, int first
 #pragma GCC unroll 4
   for (int j = 0; j < WIDTH; j++) {
     const int at = column + j * W, lanes = l.out - at;
+    const int plane = l.part == l.out ? 0 : at / l.part, offset = at - plane * l.part, fit = l.part - offset;
+    float* y = l.y + (plane * l.rows + row) * l.part + offset;
     const vf scale = l.scale ? load(l.scale + at, lanes) : vf{};
 #pragma GCC unroll 6
     for (int i = 0; i < HEIGHT; i++) {
@@ -66,7 +68,11 @@ void tile(const Linear& l, const float* x, int64_t x_row, int64_t row, int first
       vf v = sums[i][j];
       if (l.add) v += load(l.add + place, lanes);
       if (l.scaled) v += scale * load(l.scaled + place, lanes);
-      store(l.y + place, v, lanes);
+      store(y + i * l.part, v, fit);
+      for (int from = fit, next = 1; from < lanes && from < W; from += l.part, next++) {  // lanes of the planes after it
+        const int to = from + l.part < W ? from + l.part : W;
+        store_some(y + i * l.part + next * (l.rows - 1) * l.part, v, from, to < lanes ? to : lanes);
+      }
     }
   }
 }

@@ -153,6 +153,25 @@ def norm_gate(y: Tensor, z: Tensor, weight: Tensor, bias: Tensor, eps: float = 1
     return F.layer_norm(y, y.shape[-1:], weight.to(y.dtype), bias.to(y.dtype), eps) * F.silu(z)
 
 
+def attend(
+    x: Tensor,
+    shrink: tuple[Tensor, Tensor | None],
+    grow: tuple[Tensor, Tensor | None],
+    residual: Tensor,
+    scale: Tensor,
+) -> Tensor | None:
+    """scale * residual + x * sigmoid(grow(relu(shrink(mean of x)))), natively at inference; None elsewhere.
+
+    x, residual (B, H, W, C); shrink (S, C) and its bias, grow (C, S) and its bias; scale (C).
+    """
+    if not inference(x, *shrink, *grow, residual, scale):
+        return None
+    y = torch.empty(x.shape)
+    maps = [t.contiguous().flatten(1, 2) for t in (x, residual)]
+    cpu._cpu.attend(maps[0], *shrink, *grow, maps[1], scale, y, torch.get_num_threads())
+    return y
+
+
 ACTIVATIONS: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {  # number in cpu_kernel.hpp, the plain one
     "none": (0, lambda t: t),
     "silu": (1, F.silu),

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mambair_cli.scan import cpu, fused, gpu_around, library
+from mambair_cli.scan.kept import kept
 
 FEW_ROWS = 64  # with fewer the preparation of the weights costs more than the product
 # Wide vectors are what the native product is written for; elsewhere the libraries behind torch are better.
@@ -29,14 +30,13 @@ def linear(
     scaled: scale (out) and other (..., out). Returns (..., out).
     """
     scale, other = scaled or (None, None)
-    if WIDE_VECTORS and fused.inference(x, weight, bias, add, other, scale) and x.numel() >= FEW_ROWS * x.shape[-1]:
+    if _takes(x, weight, bias, add, other, scale):
         rows = x.reshape(-1, x.shape[-1]).contiguous()
         y = torch.empty(*x.shape[:-1], weight.shape[0])
         before = (norm.weight, norm.bias, norm.eps) if norm else (None, None, 0.0)
         after = (gelu, *(t if t is None else t.contiguous() for t in (add, other, scale)))
         cpu._cpu.linear(
-            *(rows, rows.stride(0), *before, weight.contiguous(), bias, *after, y.view(-1, y.shape[-1])),
-            torch.get_num_threads(),
+            rows, rows.stride(0), *before, weight.contiguous(), bias, *after, 1, y, torch.get_num_threads()
         )
         return y
     if gpu_around.in_half(x) and gpu_around.takes(x, add, other):
@@ -49,6 +49,25 @@ def linear(
     if add is not None:
         y = add + y
     return y if scale is None or other is None else torch.addcmul(y, other, scale.to(other.dtype))
+
+
+def project(x: Tensor, weight: Tensor) -> Tensor:
+    """Rows of several directions at once: x (B, L, D), weight (K, F, D) -> (B, L, K, F). The native product leaves
+    the rows of each direction beside each other in memory, as its scan reads them."""
+    directions, size, _ = weight.shape
+    rows = kept(weight, "rows", lambda w: w.flatten(0, 1))
+    if not _takes(x, rows):
+        return linear(x, rows).unflatten(-1, (directions, size))
+    y = torch.empty(x.shape[0], directions, x.shape[1], size)
+    for image, its in zip(x.contiguous(), y, strict=True):
+        none = (None, None, 0.0), (None, False, None, None, None)
+        cpu._cpu.linear(image, image.stride(0), *none[0], rows, *none[1], directions, its, torch.get_num_threads())
+    return y.transpose(1, 2)
+
+
+def _takes(x: Tensor, *others: Tensor | None) -> bool:
+    """Whether the native product is for these."""
+    return WIDE_VECTORS and fused.inference(x, *others) and x.numel() >= FEW_ROWS * x.shape[-1]
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -100,6 +100,15 @@ inline void store(float* p, vf v, int lanes) {
 #endif
 }
 
+// Lanes [from, to) of v to the places that they would have in a vector at p.
+inline void store_some(float* p, vf v, int from, int to) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << to) - (1u << from)), (__m512)v);
+#else
+  for (int i = from; i < to; i++) p[i] = v[i];
+#endif
+}
+
 inline void store(bf16* p, vf v, int lanes) {  // round to nearest even
   vi bits = (vi)v;
   bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;

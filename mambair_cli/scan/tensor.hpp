@@ -4,6 +4,7 @@
 #include <nanobind/nanobind.h>
 
 #include <cstdint>
+#include <optional>
 
 // A tensor in the memory of the processor. What it holds belongs to Python, which keeps it during a call.
 struct Strided {
@@ -20,6 +21,13 @@ struct Strided {
 struct Array : Strided {  // contiguous
   static constexpr bool DENSE = true;
 };
+
+using Maybe = std::optional<Array>;
+
+template <class T>
+T* pointer(const Maybe& a) {
+  return a ? (T*)a->data() : nullptr;
+}
 
 namespace tensor {
 

@@ -38,7 +38,7 @@ TORCH_GRAIN = 32768  # values that torch gives to a thread at least
 
 
 def _inputs(args: Sequence[Any]) -> ScanInputs:
-    u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus, _, _, reduce, _ = args
+    u, delta, proj, _, dt_weight, dt_bias, A, D, orders, softplus, _, _, reduce, *_ = args
     return ScanInputs(u, delta, proj, dt_weight, dt_bias, A, D, orders, softplus, reduce)
 
 
@@ -50,6 +50,7 @@ NATIVE: dict[str, tuple[str, Callable[..., int]]] = {
     "depthwise": ("depthwise 3x3", lambda x, *a: 9 * x.numel()),
     "filter": ("depthwise, gated", lambda x, row, side, *a: side**2 * x.numel()),
     "norm_gate": ("norm, gate", lambda *a: 0),
+    "attend": ("channel attention", lambda *a: 0),
     "route": ("random routes", lambda *a: 0),
     "visit": ("sort by category", lambda *a: 0),
 }
