@@ -64,13 +64,13 @@ def by_calls(network: torch.nn.Module, size: tuple[int, int], monkeypatch: pytes
     scans: list[int] = []
     run: Callable[..., Tensor] = scan._run
 
-    def noted(inputs: scan.ScanInputs, name: str | None) -> Tensor:
+    def noted(inputs: scan.ScanInputs, *rest: Any) -> Tensor:
         paths, channels, states = inputs.A.shape
         assert inputs.orders is not None
         assert inputs.dt_weight is not None
         steps = len(inputs.u) * inputs.orders.shape[-1] * paths * channels
         scans.append(steps * (9 * states + 1 + inputs.dt_weight.shape[-1]))
-        return run(inputs, name)
+        return run(inputs, *rest)
 
     monkeypatch.setattr(scan, "_run", noted)
     with torch.enable_grad(), Calls() as calls:

@@ -25,9 +25,7 @@ class ScanInputs(NamedTuple):
     """
 
     u: Tensor  # (B, L, D), shared by the paths, or (B, K, L, D)
-    delta: (
-        Tensor | None
-    )  # like u: the time steps before bias and softplus; None: dt_weight times the low rank in proj
+    delta: Tensor | None  # like u: time steps before bias and softplus; None: dt_weight times the low rank in proj
     proj: Tensor  # (B, L, K, R + 2N): [low rank | B | C]
     dt_weight: Tensor | None  # (K, D, R); None where delta is given, and R is 0
     dt_bias: Tensor | None  # (K, D)
