@@ -249,9 +249,8 @@ def test_light_dark_and_phone_and_what_axe_finds(page: Browser, pictures: tuple[
         backgrounds.append(page.script("getComputedStyle(document.documentElement).backgroundColor"))
         assert page.script("document.documentElement.scrollWidth") <= width
         page.script("void document.querySelectorAll('details').forEach((e) => (e.open = true))")
-        page.script(
-            "void (window.found = null, axe.run({resultTypes: ['violations']}).then((r) => (window.found = r.violations)))"
-        )
+        look = "axe.run({resultTypes: ['violations']})"
+        page.script(f"void (window.found = null, {look}.then((r) => (window.found = r.violations)))")
         found = until(lambda: page.script("window.found && [window.found]"))[0]
         assert [
             (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
