@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mambair_cli.seen import noise_before, noise_of, quality_before, quality_of, rain_of
 from mambair_cli.task import Degradation, Level, Setting, Share, Task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mambair_cli.images.decode import Picture
-    from mambair_cli.task import Bytes, Make, Rng, Value
+    from mambair_cli.task import Bytes, Make, Rng
 
 # ---------------------------------------------------------------------------------------------- making pictures worse
 
@@ -102,57 +102,6 @@ def _in_colour(hq: Bytes) -> Bytes:
     return hq if hq.ndim == 3 else np.repeat(hq[..., None], 3, axis=2)
 
 
-# ----------------------------------------------------------------------------------------------------- reading levels
-
-_ESTIMATE_SLACK = 0.95  # the noise estimate errs by a few percent; 15.4 is not a case for the model of 25
-_DISTURBING = 2.6  # noise in smooth places from which a picture is denoised before it is enlarged: docs/models.md
-ROUGH_JPEG = 40  # quality below which it is decompressed before
-_STORED_AGAIN = 8  # by how much better a JPEG must be than what was in it, to be said to be its second
-
-
-def _noise_of(picture: Picture) -> tuple[tuple[Value, ...], str]:
-    from mambair_cli.images import noise
-
-    pixels = picture.frames[0].pixels
-    level = noise.noise_level(pixels)
-    value, words = round(level * _ESTIMATE_SLACK), f"noise of about {level:.1f}"
-    return (("real", value), f"{words}, as a camera's") if noise.is_correlated(pixels) else ((value,), words)
-
-
-def _noise_before(picture: Picture) -> tuple[Value, str] | None:
-    from mambair_cli.images.noise import smooth_noise
-
-    level = smooth_noise(picture.frames[0].pixels)
-    return (_noise_of(picture)[0][0], f"noise of about {level:.0f}") if level >= _DISTURBING else None
-
-
-def _quality_of(picture: Picture) -> tuple[tuple[Value, ...], str] | None:
-    from mambair_cli.images.history import jpeg_quality
-
-    stored, seen = picture.jpeg_quality, jpeg_quality(picture.frames[0].pixels)
-    if stored and (seen is None or seen > stored - _STORED_AGAIN):
-        return (stored,), f"JPEG quality {stored}"
-    if seen is None:
-        return None
-    return (seen,), f"once a JPEG of quality {seen}" + (f", stored again at {stored}" if stored else "")
-
-
-def _quality_before(picture: Picture) -> tuple[Value, str] | None:
-    found = _quality_of(picture)
-    return (found[0][0], found[1]) if found and int(found[0][0] or 0) < ROUGH_JPEG else None
-
-
-_NO_RAIN, _RAIN = 0.2, 0.4  # of the picture in which streaks were removed: docs/models.md
-
-
-def _rain_seen(before: NDArray[Any], after: NDArray[Any]) -> tuple[float, str]:
-    from mambair_cli.images.streaks import reach
-
-    share = reach(before, after)
-    believed = min(max((share - _NO_RAIN) / (_RAIN - _NO_RAIN), 0.0), 1.0)
-    return believed, f"streaks in {share:.0%} of the picture, rain would be in all of it"
-
-
 # ------------------------------------------------------------------------------------------------------------ records
 
 SIGMA = Level(
@@ -164,10 +113,10 @@ SIGMA = Level(
     help="Standard deviation of the noise, real for a camera's, auto to measure it. Default: any noise.",
     assumed=25,
     distance=lambda has, wanted: (has < wanted, abs(has - wanted)),  # at or above: what is left of noise is worse
-    measure=_noise_of,
+    measure=noise_of,
     measured_as="auto",
     words=("real",),
-    before=_noise_before,
+    before=noise_before,
 )
 QUALITY = Level(
     name="quality",
@@ -178,14 +127,14 @@ QUALITY = Level(
     help="Of the JPEG. Default: read off the file.",
     assumed=10,
     distance=lambda has, wanted: (abs(has - wanted), has),  # the stronger of two equals
-    measure=_quality_of,
-    before=_quality_before,
+    measure=quality_of,
+    before=quality_before,
     logarithmic=True,  # from 80 to 90 little changes, from 10 to 20 the error halves
 )
 
 STRENGTH = Share("strength", "How much of it: 0 leaves the picture as it is. Default: 1.")
 RAIN_STRENGTH = Share(
-    "strength", "How much of it. Default: 1, less where streaks are in few places only, as rain is not.", _rain_seen
+    "strength", "How much of it. Default: 1, less where streaks are in few places only, as rain is not.", rain_of
 )
 SHARPNESS = Share(
     "sharpness", "Of photographs: 0 is faithful and soft, 1 crisp, with detail made up. Default: the model's."

@@ -131,12 +131,12 @@ def test_random_degradations_are_reproducible_and_keep_shape(shape: tuple[int, .
 
 def test_rain_only_brightens_and_spans_more_than_the_benchmark() -> None:
     clean = np.full((160, 240, 3), 90, np.uint8)
-    rainy = [rain(clean, np.random.default_rng(seed)) for seed in range(30)]
+    rainy = [rain(clean, np.random.default_rng(seed)) for seed in range(120)]
     assert all((r >= clean).all() for r in rainy)
     levels = [psnr(r, clean) for r in rainy]
-    assert 25.5 < np.mean(levels) < 27.5  # Rain100L: 26.5 on average,
-    assert min(levels) < 20  # from 20.8
-    assert max(levels) > 33  # to 34.2
+    assert 24.5 < np.mean(levels) < 27.5  # Rain100L: 26.5 on average,
+    assert min(levels) < 20.8  # from 20.8
+    assert max(levels) > 34.2  # to 34.2
 
 
 def test_a_derainer_also_learns_what_is_no_rain() -> None:

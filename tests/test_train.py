@@ -345,56 +345,6 @@ def test_pictures_that_cannot_be_used_are_named(photos: Path, tmp_path: Path, ru
     assert fails()[0] == 2
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "multistep"])
-def test_rate_rises_then_falls(schedule: str) -> None:
-    training = replace(recipe.load_recipe("upscale-x4").training, schedule=schedule, warmup=0.1)
-    rates = [loop.schedule(training, progress / 100) for progress in range(101)]
-    assert rates[:11] == sorted(rates[:11])
-    assert rates[10] == 1
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[0] < 0.1 > rates[-1] > 0
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"task": "paint"}, "task is 'paint'"),
-        ({"scale": 1}, "scale is above 1"),
-        ({"speed": 3}, "unknown speed"),
-        ({"network": {"embed_dim": 32}}, "network.arch is missing"),
-        ({"data": {"degradation": "noise", "patch": 8, "batch": 1}}, "data.degradation is 'noise'"),
-        ({"data": {"degradation": "bicubic", "patch": 8}}, "batch missing"),
-        ({"data": {"degradation": "bicubic", "patch": "8", "batch": 1}}, "'8' is not what belongs there"),
-        ({"data": {"degradation": "bicubic", "patch": 8, "batch": 1, "level": [1, 2]}}, "data.level belongs to"),
-        (
-            {
-                "task": "decompress",
-                "scale": 1,
-                "data": {"degradation": "jpeg", "patch": 8, "batch": 1, "level": [0, 90]},
-            },
-            "from 1 to 100",
-        ),
-        ({"training": {"iterations": 1, "rate": 1, "betas": [1, 2, 3]}}, "[1, 2, 3] is not what belongs there"),
-        ({"training": {"iterations": 0, "rate": 1}}, "training.iterations is at least 1"),
-        ({"teacher": {"model": "light", "weight": 2}}, "teacher.weight is a share"),
-    ],
-)
-def test_recipes_that_make_no_sense(change: dict[str, Any], complaint: str) -> None:
-    good = {
-        "task": "upscale",
-        "summary": "",
-        "scale": 2,
-        "network": {"arch": "mambair"},
-        "data": {"degradation": "bicubic", "patch": 8, "batch": 1},
-        "training": {"iterations": 1, "rate": 1},
-        "validation": {"every": 1},
-    }
-    recipe.parse(good, "good")
-    with pytest.raises(UsageError) as caught:
-        recipe.parse({**good, **change}, "bad")
-    assert complaint in caught.value.message
-
-
 def test_curve_stays_in_its_frame(tmp_path: Path) -> None:
     points = [(100.0 * i, value) for i, value in enumerate((5.0, 28.0, 30.5, 30.7), 1)]
     curve.write(tmp_path / "curve.svg", "x < y", points, baseline=29.0)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.commands import Mambair, mambair
-from helpers.training import brief, crops, weights
+from helpers.training import brief, crops, table, weights
 from PIL import Image
 
 from mambair_cli import degradations
@@ -60,11 +60,6 @@ def staged(**second: Any) -> Recipe:
     adversarial = {"weight": 0.05, "width": 8, "alone": 2}
     stages = ({}, {"data": {"patch": 16}, "training": {"iterations": 8}, "adversarial": adversarial, **second})
     return recipe.parse({**table(brief(iterations=4)), "stages": list(stages)}, "staged")
-
-
-def table(of: Recipe) -> dict[str, Any]:
-    """As TOML would give it."""
-    return {key: value for key, value in of.as_dict().items() if key != "name" and value is not None}
 
 
 def test_a_stage_changes_what_it_names_and_keeps_the_rest() -> None:
@@ -249,47 +244,6 @@ def test_a_network_that_cannot_be_built_is_no_crash(photos: Path, tmp_path: Path
     assert done.status == 2
     assert "no head upsampler='' for scale 2" in done.err
     assert "Give network.upsampler" in " ".join(done.err.split())
-
-
-def test_every_key_is_in_the_list_with_its_default(run: Mambair) -> None:
-    done = run("train", "--keys")
-    assert (done.status, done.err) == (0, "")
-    text = done.out.decode()
-    of = recipe.load_recipe(str(recipe.KEYS))
-
-    def defaults(record: Any, default: Any) -> None:
-        for entry in fields(record):
-            value = getattr(record, entry.name)
-            assert re.search(rf"^(# )?\[?[\w.]*\b{entry.name}\b( = |\])", text, re.MULTILINE), entry.name
-            if is_dataclass(value):
-                defaults(value, getattr(default, entry.name))
-            elif value != getattr(default, entry.name):
-                line = re.search(rf"^(# )?{entry.name} = .*# needed", text, re.MULTILINE)
-                assert line, f"{entry.name} is {value}, the default {getattr(default, entry.name)}"
-
-    defaults(of.data, recipe.Data("", 0, 0))
-    defaults(of.training, recipe.Training(0, 0))
-    defaults(of.validation, recipe.Validation(0))
-    assert of.adversarial is not None
-    defaults(of.adversarial, Adversarial(0))
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"shrink": [0.5, 1]}, "1 for bicubic"),
-        ({"pairs": 2}, "data.pairs is a share"),
-        ({"noises": {"white": 0.7, "cameras": 0.5}}, "add up to at most 1"),
-        ({"noises": {"camera": {"shot": [2, 1]}}}, "data.noises.camera.shot is [low, high]"),
-        ({"photo": {"first": {"sigma": 3}}}, "3 is not what belongs there"),
-        ({"jpegs": {"quality": [0, 50]}}, "data.jpegs.quality is from 1 to 100"),
-    ],
-)
-def test_ranges_that_make_no_sense(change: dict[str, Any], complaint: str) -> None:
-    good = table(brief())
-    with pytest.raises(UsageError) as caught:
-        recipe.parse({**good, "data": {**good["data"], **change}}, "bad")
-    assert complaint in caught.value.message
 
 
 def test_truths_can_be_made_smaller_first(photos: Path) -> None:

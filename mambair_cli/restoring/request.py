@@ -14,8 +14,9 @@ from mambair_cli.images.decode import Picture
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.models.spec import ModelSpec
 from mambair_cli.restoring.fit import NO_FIT, Fit, Size
+from mambair_cli.seen import ROUGH_JPEG
 from mambair_cli.task import Task, Value
-from mambair_cli.tasks import ROUGH_JPEG, TASKS
+from mambair_cli.tasks import TASKS
 
 AND = " + "  # between the names of models that ran one after the other
 _NEARLY = 1.1  # times the largest scale: resampling does the rest as well as a second network

@@ -143,7 +143,11 @@ def charbonnier(result: Tensor, truth: Tensor, epsilon: float = 1e-3) -> Tensor:
     return torch.sqrt((result - truth) ** 2 + epsilon**2).mean()
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "charbonnier": charbonnier}
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
+    "charbonnier": charbonnier,
+}
 
 
 def schedule(training: Training, progress: float) -> float:

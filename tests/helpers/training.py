@@ -35,6 +35,11 @@ def brief(name: str = "brief", **changes: Any) -> Recipe:
     return changed(replace(smoke, name=name, **parts))
 
 
+def table(of: Recipe) -> dict[str, Any]:
+    """As TOML would give it."""
+    return {key: value for key, value in of.as_dict().items() if key != "name" and value is not None}
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     content = torch.load(folder / "checkpoint.pt", weights_only=True)
     return {**content["average"], **{f"raw.{name}": tensor for name, tensor in content["network"].items()}}
