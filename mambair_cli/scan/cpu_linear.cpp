@@ -11,6 +11,8 @@ namespace {
 
 // A panel is PANEL vectors of outputs or fewer; ROWS x PANEL sums, the panel's vectors and one broadcast fit the registers.
 constexpr int ROWS = 6, PANEL = W == 16 ? 4 : 2;
+constexpr int AHEAD = 2 * ROWS;  // rows that are fetched before their turn: the tiles read six rows at once, hard to foresee
+constexpr int NORMAL = 48;       // normalised rows at a time, so that they stay in the first cache
 
 // Vectors of outputs, cut as evenly as it goes: five are 3 + 2, not 4 + 1.
 struct Panels {
@@ -80,7 +82,12 @@ void tile(const Linear& l, const float* x, int64_t x_row, int64_t row, int first
 template <int WIDTH>
 void panel(const Linear& l, const float* x, int64_t x_row, int64_t row, int64_t count, int first) {
   int64_t i = 0;
-  for (; i + ROWS <= count; i += ROWS) tile<WIDTH, ROWS>(l, x + i * x_row, x_row, row + i, first);
+  for (; i + ROWS <= count; i += ROWS) {
+    if (!first && !l.norm_weight)
+      for (int64_t ahead = AHEAD * x_row; ahead < (AHEAD + ROWS) * x_row; ahead += 64 / sizeof(float))
+        __builtin_prefetch(x + i * x_row + ahead);
+    tile<WIDTH, ROWS>(l, x + i * x_row, x_row, row + i, first);
+  }
   for (; i < count; i++) tile<WIDTH, 1>(l, x + i * x_row, x_row, row + i, first);
 }
 
@@ -100,23 +107,24 @@ void pack(const float* weight, int in, int out, int panel, float* packed) {
 }
 
 void linear(const Linear& l, int64_t begin, int64_t end) {
-  const float* x = l.x + begin * l.x_row;
-  int64_t x_row = l.x_row;
-  std::unique_ptr<float[]> normal;
-  if (l.norm_weight) {
-    normal.reset(new float[size_t((end - begin) * l.in)]);
-    normalise(x, x_row, end - begin, l.in, l.eps, l.norm_weight, l.norm_bias, normal.get());
-    x = normal.get();
-    x_row = l.in;
-  }
   const Panels panels(l.out);
-  for (int p = 0; p < panels.count; p++) {
-    const int first = panels.begin(p);
-    switch (panels.width(p)) {
-      case 1: panel<1>(l, x, x_row, begin, end - begin, first); break;
-      case 2: panel<2>(l, x, x_row, begin, end - begin, first); break;
-      case 3: panel<3>(l, x, x_row, begin, end - begin, first); break;
-      default: panel<4>(l, x, x_row, begin, end - begin, first); break;
+  const int64_t most = l.norm_weight ? NORMAL : end - begin;
+  std::unique_ptr<float[]> normal(l.norm_weight ? new float[size_t(most * l.in)] : nullptr);
+  for (; begin < end; begin += most) {
+    const int64_t count = end - begin < most ? end - begin : most, x_row = normal ? l.in : l.x_row;
+    const float* x = l.x + begin * l.x_row;
+    if (normal) {
+      normalise(x, l.x_row, count, l.in, l.eps, l.norm_weight, l.norm_bias, normal.get());
+      x = normal.get();
+    }
+    for (int p = 0; p < panels.count; p++) {
+      const int first = panels.begin(p);
+      switch (panels.width(p)) {
+        case 1: panel<1>(l, x, x_row, begin, count, first); break;
+        case 2: panel<2>(l, x, x_row, begin, count, first); break;
+        case 3: panel<3>(l, x, x_row, begin, count, first); break;
+        default: panel<4>(l, x, x_row, begin, count, first); break;
+      }
     }
   }
 }

@@ -57,6 +57,7 @@ inline void normalise(const float* rows, int64_t step, int64_t count, int channe
   Moments moments[W];
   for (int64_t begin = 0; begin < count; begin += W, rows += W * step, out += W * channels) {
     const int some = count - begin < W ? int(count - begin) : W;
+    for (int64_t ahead = W * step; ahead < 2 * W * step; ahead += 64 / sizeof(float)) __builtin_prefetch(rows + ahead);
     find_moments(rows, step, some, channels, eps, moments);
     for (int i = 0; i < some; i++)
       each_vector(channels, [&](int c, int lanes) {
