@@ -10,9 +10,9 @@ import pytest
 import skimage.data
 
 from mambair_cli import degradations
-from mambair_cli.degradations import Camera, Correlated, Jpegs, Noises, Photo, kernels
+from mambair_cli.degradations import Camera, Correlated, Jpegs, Noises, Photo, kernels, measured
 from mambair_cli.degradations.arrays import blur, resized, separable
-from mambair_cli.degradations.camera import colour_matrix, demosaic
+from mambair_cli.degradations.camera import DEMOSAICING, Fill, by_gradients, colour_matrix, demosaic
 from mambair_cli.degradations.measured import MEASURED
 from mambair_cli.metrics import gradient_kept, psnr
 
@@ -93,19 +93,32 @@ def test_noise_of_a_camera_grows_with_light_and_is_correlated() -> None:
     assert np.mean(plane[1:] * plane[:-1]) > 0.2 * plane.var()  # white noise: 0
 
 
-@pytest.mark.parametrize("sharp", [True, False])
+@pytest.mark.parametrize("fill", DEMOSAICING)
 @pytest.mark.parametrize("phase", [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_demosaicing_keeps_what_the_sensor_saw_and_flat_colours(sharp: bool, phase: tuple[int, int]) -> None:
+def test_demosaicing_keeps_what_the_sensor_saw_and_flat_colours(fill: Fill, phase: tuple[int, int]) -> None:
     flat = np.full((12, 14, 3), (0.2, 0.5, 0.7), np.float32)
-    np.testing.assert_allclose(demosaic(flat, phase, sharp), flat, atol=1e-5)
+    np.testing.assert_allclose(demosaic(flat, phase, fill), flat, atol=1e-5)
     picture = np.random.default_rng(0).random((12, 14, 3), np.float32)
-    filled = demosaic(picture, phase, sharp)
+    filled = demosaic(picture, phase, fill)
     top, left = phase
     np.testing.assert_allclose(filled[top::2, left::2, 0], picture[top::2, left::2, 0], atol=1e-6)
     np.testing.assert_allclose(
         filled[1 - top :: 2, 1 - left :: 2, 2], picture[1 - top :: 2, 1 - left :: 2, 2], atol=1e-6
     )
     np.testing.assert_allclose(filled[top::2, 1 - left :: 2, 1], picture[top::2, 1 - left :: 2, 1], atol=1e-6)
+
+
+def test_demosaicing_by_gradients_equals_the_code_that_models_are_measured_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measured, "_bytes", lambda picture: picture)
+    raw = np.random.default_rng(0).random((12, 14, 3)) * 0.5
+    balanced = demosaic((raw * measured.WHITE_BALANCE).astype(np.float32), (0, 0), by_gradients)
+    developed = measured._developed(measured._mosaic(raw))
+    seen = 255 * np.where(
+        balanced <= 0.0031308, 12.92 * balanced, 1.055 * np.clip(balanced, 1e-9, 1) ** (1 / 2.4) - 0.055
+    )
+    np.testing.assert_allclose(np.clip(seen, 0, 255), developed, atol=1e-3)
 
 
 def test_colour_matrices_keep_white() -> None:

@@ -9,6 +9,7 @@ The truth goes through the same development without noise: a network learns nois
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from mambair_cli.degradations.arrays import Bytes, Floats, blur, log_uniform, lu
 from mambair_cli.degradations.classic import jpeg
 
 Span = tuple[float, float]
+Fill = Callable[[Floats, Floats], Floats]  # what the sensor saw (h, w, 3), 0 elsewhere, and where -> all of it
+TENT = np.array([0.5, 1, 0.5], np.float32)
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,11 @@ def camera(hq: Bytes, rng: np.random.Generator, ranges: Camera = DEFAULT) -> tup
     )
     a = log_uniform(rng, ranges.shot)
     spread = np.sqrt(a * (raw + log_uniform(rng, ranges.read)))
-    phase, sharp = (int(rng.integers(2)), int(rng.integers(2))), bool(rng.integers(2))
+    phase, fill = (int(rng.integers(2)), int(rng.integers(2))), DEMOSAICING[rng.integers(len(DEMOSAICING))]
     exposure = rng.uniform(*ranges.exposure) if ranges.exposure else brightest
 
     def develop(raw: Floats) -> Floats:
-        linear = demosaic(raw * gains, phase, sharp) @ matrix.T
+        linear = demosaic(raw * gains, phase, fill) @ matrix.T
         return np.asarray(np.clip(linear * exposure, 0, 1) ** (1 / gamma) * 255, np.float32)
 
     noisy_raw: Floats = raw + spread * rng.standard_normal(raw.shape, np.float32)
@@ -73,37 +76,79 @@ def camera(hq: Bytes, rng: np.random.Generator, ranges: Camera = DEFAULT) -> tup
 
 
 def colour_matrix(rng: np.random.Generator, mixing: Span) -> Floats:
-    """From a sensor's colours to the screen's: white stays white, and what the filters let through is taken back."""
-    matrix = rng.uniform(*mixing, (3, 3)).astype(np.float32)
+    """From a sensor's colours to the screen's: white stays white, and what the filters let through is taken back.
+
+    Every second one takes back less than `mixing` says, down to nothing.
+    """
+    matrix = (rng.uniform(*mixing, (3, 3)) * min(2 * rng.random(), 1.0)).astype(np.float32)
     np.fill_diagonal(matrix, 0)
     np.fill_diagonal(matrix, 1 - matrix.sum(axis=1))
     return matrix
 
 
-def demosaic(raw: Floats, phase: tuple[int, int], sharp: bool) -> Floats:
-    """Keep of every pixel what a Bayer sensor sees there (red first at `phase`) and fill in the rest.
-
-    Bilinear, or (`sharp`) with green corrected by the curvature of the colour at hand and red and blue filled in as
-    differences to green (after Hamilton and Adams, US patent 5,629,734, expired, without the choice of direction).
-    """
+def demosaic(raw: Floats, phase: tuple[int, int], fill: Fill) -> Floats:
+    """Keep of every pixel (h, w, 3) what a Bayer sensor sees there (red first at `phase`) and `fill` in the rest."""
     top, left = phase
     seen = np.zeros(raw.shape, np.float32)
     seen[top::2, left::2, 0] = 1
     seen[1 - top :: 2, 1 - left :: 2, 2] = 1
     seen[..., 1] = 1 - seen[..., 0] - seen[..., 2]
-    tent = np.array([0.5, 1, 0.5], np.float32)
-    if not sharp:
-        filled = separable(raw * seen, tent, tent) / separable(seen, tent, tent)
-        return np.where(seen == 1, raw, filled)
-    mosaic = (raw * seen).sum(axis=2)
-    far = np.pad(mosaic, 2, mode="reflect")
-    around = far[1:-3, 2:-2] + far[3:-1, 2:-2] + far[2:-2, 1:-3] + far[2:-2, 3:-1]
-    beyond = far[:-4, 2:-2] + far[4:, 2:-2] + far[2:-2, :-4] + far[2:-2, 4:]
-    green = np.where(seen[..., 1] == 1, mosaic, around / 4 + (4 * mosaic - beyond) / 8)
+    return fill(raw * seen, seen)
+
+
+def bilinear(raw: Floats, seen: Floats) -> Floats:
+    """From the nearest of the same colour."""
+    return np.where(seen == 1, raw, separable(raw, TENT, TENT) / separable(seen, TENT, TENT))
+
+
+def by_differences(raw: Floats, seen: Floats) -> Floats:
+    """Green corrected by the curvature of the colour at hand, red and blue filled in as differences to green.
+
+    After Hamilton and Adams, US patent 5,629,734, expired, without the choice of direction.
+    """
+    green = corrected_green(raw, seen)
     rest = [0, 2]
     differences = (raw[..., rest] - green[..., None]) * seen[..., rest]
-    filled = separable(differences, tent, tent) / separable(seen[..., rest], tent, tent) + green[..., None]
+    filled = separable(differences, TENT, TENT) / separable(seen[..., rest], TENT, TENT) + green[..., None]
     return np.stack([filled[..., 0], green, filled[..., 1]], axis=-1)
+
+
+def by_gradients(raw: Floats, seen: Floats) -> Floats:
+    """Every colour corrected by the curvature of the one at hand.
+
+    Malvar, He, Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP
+    2004.
+    """
+    here, at = neighbours(raw)
+    corners = at(-1, -1) + at(-1, 1) + at(1, -1) + at(1, 1)
+    near = at(0, -1) + at(0, 1), at(-1, 0) + at(1, 0)  # along the row, along the column
+    far = at(0, -2) + at(0, 2), at(-2, 0) + at(2, 0)
+    along, down = ((5 * here + 4 * near[i] - corners - far[i] + far[1 - i] / 2) / 8 for i in (0, 1))
+    across = (6 * here + 2 * corners - 1.5 * (far[0] + far[1])) / 8
+    planes = [corrected_green(raw, seen)] * 3
+    red_rows = seen[..., 0].any(axis=1, keepdims=True)
+    for colour, its_rows in ((0, red_rows), (2, ~red_rows)):
+        at_green = np.where(its_rows, along, down)
+        planes[colour] = np.where(seen[..., colour] == 1, here, np.where(seen[..., 1] == 1, at_green, across))
+    return np.stack(planes, axis=-1)
+
+
+def corrected_green(raw: Floats, seen: Floats) -> Floats:
+    here, at = neighbours(raw)
+    around = at(-1, 0) + at(1, 0) + at(0, -1) + at(0, 1)
+    beyond = at(-2, 0) + at(2, 0) + at(0, -2) + at(0, 2)
+    return np.where(seen[..., 1] == 1, here, around / 4 + (4 * here - beyond) / 8)
+
+
+def neighbours(raw: Floats) -> tuple[Floats, Callable[[int, int], Floats]]:
+    """The mosaic, and what of it lies so many rows below and columns to the right, up to 2; the border mirrored."""
+    mosaic = raw.sum(axis=2)
+    height, width = mosaic.shape
+    padded = np.pad(mosaic, 2, mode="reflect")
+    return mosaic, lambda down, right: padded[2 + down : 2 + down + height, 2 + right : 2 + right + width]
+
+
+DEMOSAICING: tuple[Fill, ...] = (bilinear, by_differences, by_gradients)
 
 
 def smoothed(noise: Floats, rng: np.random.Generator) -> Floats:
