@@ -113,8 +113,12 @@ def test_recipes_that_make_no_sense(change: dict[str, Any], complaint: str) -> N
     assert complaint in caught.value.message
 
 
-@pytest.mark.parametrize(("loss", "expected"), [("l1", 0.25), ("l2", 0.125), ("charbonnier", 0.25)])
-def test_losses_are_means_over_the_values(loss: str, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("loss", "expected"), [("l1", 0.15), ("l2", 0.045), ("charbonnier", 0.15), ("psnr", -(10.46 + 50) / 2)]
+)
+def test_losses_of_a_sample_that_is_off_by_three_tenths_and_of_a_perfect_one(loss: str, expected: float) -> None:
     of = recipe.parse({**table(brief()), "training": {"iterations": 1, "rate": 1, "loss": loss}}, "good")
-    result = loop.LOSSES[of.training.loss](torch.tensor([0.5, 1.0]), torch.tensor([1.0, 1.0]))
-    assert float(result) == pytest.approx(expected, abs=1e-3)
+    truth = torch.full((2, 3, 4, 5), 0.5)
+    result = truth.clone()
+    result[0] += 0.3
+    assert float(loop.LOSSES[of.training.loss](result, truth)) == pytest.approx(expected, rel=1e-2)

@@ -64,7 +64,7 @@ class Training:
         0.9,
         0.95,
     )  # of multistep: shares of the stage at which the rate halves
-    loss: str = "l1"  # or "charbonnier", or "l2": PSNR itself, for a last stage
+    loss: str = "l1"  # or "charbonnier", "l2", "psnr"
     ema: float = 0.999
     clip: float = 1.0  # largest norm of the gradient
     seed: int = 0
@@ -200,7 +200,7 @@ def check(recipe: Recipe) -> None:
     how = recipe.degradation
     _one_of(name, "training.optimizer", training.optimizer, ("adam", "adamw"))
     _one_of(name, "training.schedule", training.schedule, ("cosine", "multistep"))
-    _one_of(name, "training.loss", training.loss, ("l1", "l2", "charbonnier"))
+    _one_of(name, "training.loss", training.loss, ("l1", "l2", "charbonnier", "psnr"))
     whole = " or ".join(d.name for d in task.degradations if d.whole) or "none"
     leveled, level = how.level is not None, how.level or how.measured_at
     lowest, highest = (level.low, level.high) if level else (0, 0)
