@@ -144,7 +144,7 @@ def charbonnier(result: Tensor, truth: Tensor, epsilon: float = 1e-3) -> Tensor:
 
 
 def negative_psnr(result: Tensor, truth: Tensor, floor: float = 1e-5) -> Tensor:
-    """Minus the mean PSNR in dB of the samples, none above 50 dB: each counts alike, however much is wrong with it."""
+    """Minus the mean PSNR in dB of the samples, none above 50: each counts alike, however much is wrong with it."""
     errors = (result - truth).square().flatten(1).mean(1)
     return 10 * torch.log10(errors + floor).mean()
 
