@@ -17,6 +17,7 @@ from mambair_cli import degradations
 from mambair_cli.metrics import gradient_kept, psnr
 from mambair_cli.models import checkpoints, zoo
 from mambair_cli.models.spec import ModelSpec
+from mambair_cli.train.recipe import parse
 
 BUNDLED = [spec for spec in zoo.zoo().values() if spec.source.bundled]
 PHOTO = Path(__file__).parent / "pictures" / "photo.png"
@@ -67,6 +68,8 @@ def test_the_file_is_as_its_card_and_the_manifest_say(spec: ModelSpec) -> None:
     assert (card["task"], card["scale"]) == (spec.task, spec.scale)
     recipe = checkpoints.BUNDLED.parent.parent / "train" / "recipes" / f"{card['recipe']['name']}.toml"
     assert recipe.is_file()
+    told = {key: value for key, value in card["recipe"].items() if key != "name" and value is not None}
+    assert parse(told, card["recipe"]["name"]).network == card["recipe"]["network"]  # the trainer would take it
     assert not any(word in json.dumps(card) for word in ("/work", "/home", "/tmp"))  # where it was made
     assert checkpoints.spec_for_file(path).task == spec.task
 
