@@ -48,6 +48,18 @@ def test_what_needs_no_network_loads_no_torch(command: str, tmp_path: Path) -> N
     assert numpy == "False" or "a.png" in command
 
 
+def test_a_restoration_does_not_load_the_compiler(tmp_path: Path) -> None:
+    photo().save(tmp_path / "a.png")
+    code = (
+        "import sys\n"
+        "from mambair_cli.cli.app import run\n"
+        "try: run(['upscale', '-q', 'a.png'])\n"
+        "finally: print(*{'torch', 'torch._dynamo', 'sympy'} & sys.modules.keys(), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stderr.split() == ["torch"]
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8:strict"])
 def test_what_a_pipe_cannot_encode_is_escaped(encoding: str, tmp_path: Path) -> None:
     name = os.fsdecode(b"\xff.png") if sys.platform == "linux" else "\u65e5.png"

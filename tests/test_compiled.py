@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from helpers.scans import gradients, problem, relative, to32
 from torch import Tensor
 
 from mambair_cli import archs, scan
-from mambair_cli.scan import routing
+from mambair_cli.scan import orders, routing
 
 # Two blocks: the windows of the second are shifted.
 ATTENTIVE = {"embed_dim": 24, "depths": [2], "num_heads": [2], "window_size": 8, "d_state": 4, "num_tokens": 8}
@@ -38,6 +39,21 @@ def test_a_network_compiles_whole() -> None:
             expected = module(x)
             torch.manual_seed(seed)
             torch.testing.assert_close(compiled(x), expected, rtol=0, atol=1e-5)
+
+
+def test_a_table_is_a_constant_of_what_is_compiled() -> None:
+    calls: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        calls.extend(node.name for node in graph.graph.nodes if node.op.startswith("call"))
+        return graph.forward
+
+    def added(x: Tensor) -> Tensor:
+        return x + orders.cross(4, 6, x.device)
+
+    x = torch.rand(4, 24)
+    torch.testing.assert_close(torch.compile(added, fullgraph=True, backend=backend)(x), added(x))
+    assert calls == ["add"]
 
 
 def test_a_network_is_exported_with_the_scan_as_an_operator() -> None:

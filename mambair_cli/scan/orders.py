@@ -29,9 +29,11 @@ def table(build: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
         with lasting():
             return torch.from_numpy(array).to(device)  # type: ignore[call-overload]
 
-    @torch.compiler.assume_constant_result
     def constant(*size_and_device: object) -> Tensor:
         return kept(*size_and_device)
+
+    # What `torch.compiler.assume_constant_result` sets; the call would import the compiler, half of a command's start.
+    constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     @wraps(build)
     def table_for(*size_and_device: Any) -> Tensor:
