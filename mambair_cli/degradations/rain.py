@@ -14,6 +14,7 @@ from mambair_cli.degradations.arrays import Bytes, to_uint8
 Streaks = NDArray[np.float32]
 Size = tuple[int, int]
 _DRY, _LIT = 0.15, 0.35  # shares of the training samples
+_NET = 0.3  # share of the lit ones
 
 
 def rain_and_lights(hq: Bytes, rng: np.random.Generator) -> tuple[Bytes, Bytes]:
@@ -31,12 +32,15 @@ def lights(hq: Bytes, rng: np.random.Generator) -> Bytes:
     size = (hq.shape[0], hq.shape[1])
     side = _around(size, 0)
     angle = rng.normal(0, 8) if rng.random() < 0.6 else rng.uniform(-90, 90)
-    bars = _bars(side, rng)
-    if rng.random() < 0.25:
-        bars = np.maximum(bars, _bars(side, rng).T)
-    top, left = rng.uniform(-0.3, 0.7, 2) * side
+    if rng.random() < _NET:
+        bars, part = _net(side, rng), 1.2
+    else:
+        bars, part = _bars(side, rng), 0.6
+        if rng.random() < 0.25:
+            bars = np.maximum(bars, _bars(side, rng).T)
+    top, left = rng.uniform(-part / 2, 1 - part / 2, 2) * side
     inside = np.zeros((side, side), bool)
-    inside[max(round(top), 0) : round(top + 0.6 * side), max(round(left), 0) : round(left + 0.6 * side)] = True
+    inside[max(round(top), 0) : round(top + part * side), max(round(left), 0) : round(left + part * side)] = True
     cover = _turned(bars * inside, angle, size)
     if hq.ndim == 2:
         return to_uint8(hq + cover * (rng.uniform(120, 255) - hq))
@@ -58,18 +62,28 @@ def _bars(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
     return np.outer(rows, columns) * lit[(places // down).astype(int)][:, (places // across).astype(int)]
 
 
+def _net(side: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Unbroken lines from edge to edge, mostly crossed by others, as of a net, a fence or tiles: (side, side)."""
+    period = 4 * 6 ** rng.random()
+    wide, other = max(period * rng.uniform(0.1, 0.4), 0.8), period * rng.choice([1.0, rng.uniform(0.5, 3)])
+    places = np.arange(side)
+    across, down = (np.clip(0.5 + wide / 2 - np.abs(places % p - p / 2), 0, 1) for p in (period, other))
+    return np.maximum(across[None], down[:, None] if rng.random() < 0.7 else 0.0) * np.ones((side, 1))
+
+
 def rain(hq: Bytes, rng: np.random.Generator) -> Bytes:
     """Light rain, in the manner of Rain100L (Yang et al., CVPR 2017).
 
     Half of the pictures get drops in three layers, from far (short, thin, many) to near; the other half noise that is
     smeared along its fall, as image editors make rain: knotty streaks of uneven width. Direction, length, softness,
-    brightness and amount vary by picture, around what is usual there: steep, bright, a tenth to a quarter of the
-    picture covered.
+    brightness and amount vary by picture, around what is usual there: steep, bright in few places and faint in most,
+    a tenth to a quarter of the picture covered.
     """
     angle = rng.normal(0, 15) if rng.random() < 0.75 else rng.uniform(-45, 45)
-    length, brightness = 14 * 5 ** rng.random(), 45 * 5 ** rng.random()
+    length, brightness = 14 * 5 ** rng.random(), 52 * 5 ** rng.random()
     make = _drops if rng.random() < 0.5 else _smeared_noise
-    streaks = brightness * make((hq.shape[0], hq.shape[1]), angle, length, rng)
+    shape = np.maximum(make((hq.shape[0], hq.shape[1]), angle, length, rng), 0.0)
+    streaks = brightness * shape ** rng.uniform(1.0, 2.0)
     return to_uint8(hq + (streaks[..., None] if hq.ndim == 3 else streaks))
 
 
