@@ -32,7 +32,7 @@ def table(build: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
     def constant(*size_and_device: object) -> Tensor:
         return kept(*size_and_device)
 
-    # What `torch.compiler.assume_constant_result` sets; the call would import the compiler, half of a command's start.
+    # What `torch.compiler.assume_constant_result` sets; calling it imports the compiler, half of a start.
     constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     @wraps(build)
