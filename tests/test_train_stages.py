@@ -312,6 +312,14 @@ def test_samples_of_photographs_and_of_noise_are_aligned(photos: Path) -> None:
         assert min(errors, key=lambda shift: errors[shift]) == 0, (name, errors)
 
 
+def test_it_rains_in_all_pictures_that_are_held_out(photos: Path) -> None:
+    """A training sample in seven is dry; of a dry one doing nothing is perfect, and the mean would say so."""
+    pairs = data.validation_pairs(recipe.load_recipe("derain"), 2 * sorted(photos.iterdir()))
+    assert len(pairs) == 24
+    assert all((np.rint(lq[0].permute(1, 2, 0).numpy() * 255) != hq).any() for lq, hq in pairs)
+    assert loop.baseline(recipe.load_recipe("derain"), pairs) < 40
+
+
 def test_baseline_of_pairs_is_the_input_enlarged(own: Path) -> None:
     folders = Folders(lq=(own / "lq",), hq=(own / "hq",))
     found = pictures.find(folders, 2, held_out=1)

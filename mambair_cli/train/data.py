@@ -154,11 +154,20 @@ def validation_pairs(recipe: Recipe, chosen: Sequence[Path | PathPair]) -> list[
         top, left = (max(0, n - side) // 2 for n in (height, width))
         hq = hq[top * scale : (top + side) * scale, left * scale : (left + side) * scale]
         if lq is None:
-            lq, hq = degraded(hq, recipe, np.random.default_rng((recipe.training.seed, number)))
+            lq, hq = _damaged(hq, recipe, np.random.default_rng((recipe.training.seed, number)))
         else:
             lq = lq[top : top + side, left : left + side]
         result.append((to_tensor(lq[None]), hq))
     return result
+
+
+def _damaged(hq: Bytes, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
+    """`degraded`, drawn again if nothing happened: of a picture without rain doing nothing is perfect."""
+    for _ in range(20):  # a flat picture stays what it is
+        lq, truth = degraded(hq, recipe, rng)
+        if lq.shape != truth.shape or (lq != truth).any():
+            break
+    return lq, truth
 
 
 def degraded(hq: Bytes, recipe: Recipe, rng: np.random.Generator) -> tuple[Pixels, Bytes]:
